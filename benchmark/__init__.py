@@ -1,0 +1,1 @@
+"""Evaluation: subjects, protocols, metrics, entries, leaderboards and the command line."""

@@ -1,0 +1,233 @@
+"""The command line: each command is a thin shell over the Python API of this package.
+
+Exit status: 0 done; 2 bad usage or bad input, told in one sentence; 1 a training or a metric failed (the rest is kept).
+Nothing heavy is imported before a command needs it: ``--help`` and ``list`` stay instant.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
+
+import typer
+
+from methods.errors import InputError, nearest
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Trilemma: clean accuracy, adversarial robustness and generation, reproduced.",
+    no_args_is_help=False,
+)
+
+# The base of typer's own usage errors, which lies in click or in typer's private copy of it, as the version has it.
+UsageError = typer.BadParameter.__bases__[0]
+
+KINDS = ("methods", "recipes", "datasets", "protocols", "metrics")
+
+Dataset = Annotated[str, typer.Option(help="digits, cifar10, cifar100, cifar10-jpeg, imagefolder:PATH or npz:FILE.")]
+Methods = Annotated[str, typer.Option(help="Recipes, comma-separated (see: list recipes).")]
+Seeds = Annotated[str, typer.Option(help="Seeds, comma-separated.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. train.epochs=5."),
+]
+ConfigFile = Annotated[Path | None, typer.Option(help="YAML file laid over recipe and data-set overlay.")]
+ProtocolId = Annotated[str | None, typer.Option(help="Protocol id or file; the data set's own by default.")]
+Metrics = Annotated[str | None, typer.Option(help="Metrics, comma-separated; all of the protocol's by default.")]
+Limit = Annotated[int | None, typer.Option(help="Only the first N test images; the entry is stamped partial.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images a forward pass; the protocol's shard by default.")]
+Runs = Annotated[Path, typer.Option(help="Where trainings and measurements are kept.")]
+Leaderboards = Annotated[Path, typer.Option(help="Where entries and tables are kept.")]
+Which = Annotated[Literal["best", "last"], typer.Option(help="Checkpoint: best on validation, or of the last epoch.")]
+
+
+@app.command("list")
+def list_command(kind: Annotated[str | None, typer.Argument(help=" | ".join(KINDS))] = None) -> None:
+    """Show the methods, recipes, datasets, protocols and metrics there are."""
+    if kind is not None and kind not in KINDS:
+        raise InputError(f'There is no list of "{kind}".{nearest(kind, KINDS)} Choose from: {", ".join(KINDS)}.')
+    for shown in KINDS if kind is None else (kind,):
+        if kind is None:
+            typer.echo(f"{shown}:")
+        for line in _listing(shown):
+            typer.echo(line if kind else f"  {line}")
+
+
+def _listing(kind: str) -> list[str]:
+    if kind == "methods":
+        import methods
+
+        return methods.names()
+    if kind == "datasets":
+        from methods.data.catalogue import NAMES
+
+        width = max(map(len, NAMES))
+        return [f"{name:<{width}}  {description}" for name, description in NAMES.items()]
+    if kind == "metrics":
+        from benchmark import metrics
+
+        return metrics.names()
+    from benchmark.config import protocols, recipes
+
+    return list(recipes() if kind == "recipes" else protocols())
+
+
+@app.command()
+def run(
+    methods: Methods,
+    dataset: Dataset = "digits",
+    protocol: ProtocolId = None,
+    seeds: Seeds = "0",
+    device: Device = "auto",
+    overrides: Settings = None,
+    config: ConfigFile = None,
+    metrics: Metrics = None,
+    limit: Limit = None,
+    batch_size: BatchSize = None,
+    which: Which = "best",
+    runs: Runs = Path("runs"),
+    leaderboards: Leaderboards = Path("leaderboards"),
+) -> None:
+    """Train each recipe with each seed, evaluate the checkpoints, and rebuild the leaderboards."""
+    from benchmark import experiments
+
+    plan = experiments.Plan(
+        recipes=_names(methods),
+        dataset=dataset,
+        seeds=_seeds(seeds),
+        protocol=protocol,
+        overrides=overrides or [],
+        config=config,
+        device=device,
+        runs=runs,
+    )
+    evaluation = experiments.Evaluation(
+        metrics=None if metrics is None else _names(metrics), limit=limit, batch_size=batch_size, which=which
+    )
+    failures = experiments.run(plan, evaluation, leaderboards)
+    _finish(failures)
+
+
+@app.command()
+def train(
+    methods: Methods,
+    dataset: Dataset = "digits",
+    protocol: ProtocolId = None,
+    seeds: Seeds = "0",
+    device: Device = "auto",
+    overrides: Settings = None,
+    config: ConfigFile = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Train each recipe with each seed; finished runs are skipped, interrupted ones resume."""
+    from benchmark import experiments
+
+    plan = experiments.Plan(
+        recipes=_names(methods),
+        dataset=dataset,
+        seeds=_seeds(seeds),
+        protocol=protocol,
+        overrides=overrides or [],
+        config=config,
+        device=device,
+        runs=runs,
+    )
+    _finish(experiments.train_all(plan))
+
+
+@app.command()
+def evaluate(
+    dataset: Annotated[str | None, typer.Option(help="Data set; a checkpoint's own by default.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="A run folder or a weights file of this project.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="FILE:FACTORY", help="A function of a file or module that makes a model."),
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="State dict for --model (.pt, .pth or .safetensors).")] = None,
+    threat: Annotated[str | None, typer.Option(help='Such as "Linf:8/255"; the protocol\'s by default.')] = None,
+    protocol: ProtocolId = None,
+    metrics: Metrics = None,
+    limit: Limit = None,
+    batch_size: BatchSize = None,
+    which: Which = "best",
+    device: Device = "auto",
+    overrides: Settings = None,
+    runs: Runs = Path("runs"),
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write the result here.")] = None,
+) -> None:
+    """Evaluate a checkpoint, or a stranger's model, under a protocol."""
+    from benchmark import experiments
+
+    evaluation = experiments.Evaluation(
+        metrics=None if metrics is None else _names(metrics), limit=limit, batch_size=batch_size, which=which
+    )
+    failures = experiments.evaluate_one(
+        evaluation,
+        checkpoint=checkpoint,
+        factory=model,
+        weights=weights,
+        dataset=dataset,
+        threat=threat,
+        protocol=protocol,
+        device=device,
+        overrides=overrides or [],
+        runs=runs,
+        json_file=json_file,
+    )
+    _finish(failures)
+
+
+@app.command()
+def leaderboard(leaderboards: Leaderboards = Path("leaderboards")) -> None:
+    """Rebuild every table from the entries alone."""
+    from benchmark.leaderboard import rebuild
+
+    for path in rebuild(leaderboards):
+        typer.echo(path)
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise InputError(f'"{text}" names nothing.')
+    return list(dict.fromkeys(names))
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(part) for part in _names(text)]
+    except ValueError:
+        seeds = [-1]
+    if min(seeds) < 0:
+        raise InputError(f'--seeds takes whole numbers from 0, such as 0,1,2, not "{text}".')
+    return seeds
+
+
+def _finish(failures: list[str]) -> None:
+    for failure in failures:
+        typer.echo(f"failed: {failure}", err=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _refuse(message: str) -> NoReturn:
+    typer.echo(f"Error: {message}", err=True)
+    raise SystemExit(2)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; SystemExit carries the exit status."""
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(arguments, prog_name="python -m benchmark", standalone_mode=False)
+    except InputError as error:
+        _refuse(str(error))
+    except UsageError as error:
+        _refuse(error.format_message())
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("Interrupted; the same command continues.", err=True)
+        raise SystemExit(130) from None
+    sys.exit(status if isinstance(status, int) else 0)

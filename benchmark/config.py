@@ -1,0 +1,141 @@
+"""Recipes and data-set overlays as files: finding them, and laying them over each other.
+
+A run's settings come in this order, later ones winning: the recipe (configs/<recipe>.yaml), the data set's overlay
+(configs/datasets/<name>.yaml: its general part, then its part for the method), ``--config`` and ``--set``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from methods.errors import InputError, nearest
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def recipes() -> dict[str, Path]:
+    """Return the recipe files by name."""
+    return {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
+
+
+def find_recipe(name: str) -> str:
+    """Return the recipe meant by a forgivingly spelt name: JEM++, PGD-AT, eb-jdat.
+
+    Raises:
+        InputError: no such recipe; the sentence offers the nearest one.
+    """
+    known = recipes()
+    by_folded = {_fold(recipe): recipe for recipe in known}
+    if _fold(name) not in by_folded:
+        raise InputError(f'There is no recipe "{name}".{nearest(name, known)}')
+    return by_folded[_fold(name)]
+
+
+def _fold(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "p"))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or holds something else.
+    """
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not valid YAML: {reason}.") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold a mapping of settings, not {type(value).__name__}.")
+    return value
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one mapping over another, key by key where both hold mappings."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def overlay(dataset: str) -> dict[str, Any]:
+    """Return the overlay of a data set; an empty one where it has none (image folders, arrays)."""
+    path = CONFIGS / "datasets" / f"{dataset}.yaml"
+    return read_yaml(path) if path.is_file() else {}
+
+
+def settings(
+    recipe: str,
+    dataset: str,
+    *,
+    seed: int = 0,
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    threat: str | None = None,
+) -> dict[str, Any]:
+    """Return the merged settings of one run, for :func:`methods.training.config.experiment`.
+
+    Args:
+        recipe: a recipe's exact name.
+        dataset: name of the data set, as ``--dataset`` takes it.
+        seed: seed of the run.
+        config: a YAML file laid over recipe and overlay.
+        overrides: texts ``key.sub=value``, laid over everything.
+        threat: the protocol's threat model, for recipes and data sets that name none.
+
+    Raises:
+        InputError: a file or an override is malformed.
+    """
+    merged = _recipe(recipe)
+    over = overlay(dataset)
+    merged = merge(merged, {key: value for key, value in over.items() if key not in {"protocol", "methods"}})
+    merged = merge(merged, over.get("methods", {}).get(merged["method"], {}))
+    if config is not None:
+        merged = merge(merged, read_yaml(config))
+    for override in overrides:
+        merged = merge(merged, _override(override))
+    if threat is not None:
+        merged.setdefault("threat", threat)
+    return merged | {"recipe": recipe, "dataset": dataset, "seed": seed}
+
+
+def _recipe(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    path = recipes()[name]
+    own = read_yaml(path)
+    parent = own.pop("extends", None)
+    if parent is not None:
+        if parent not in recipes() or parent in (*seen, name):
+            raise InputError(f'{path} extends "{parent}", which is no other recipe.{nearest(str(parent), recipes())}')
+        own = merge(_recipe(parent, (*seen, name)), own)
+    if not isinstance(own.get("method"), str):
+        raise InputError(f'{path} names no "method".')
+    return own
+
+
+def _override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not all(part for part in key.split(".")):
+        raise InputError(f'--set takes key.sub=value, not "{text}".')
+    try:
+        nested: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f'--set {key}: "{value}" is not a YAML value.') from error
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    return nested
+
+
+def protocols() -> dict[str, Path]:
+    """Return the protocol files by id."""
+    return {path.stem: path for path in sorted((CONFIGS / "protocols").glob("*.yaml"))}

@@ -1,0 +1,59 @@
+"""Metrics: one module each, and the directory is the registry. Only the standard library is imported here.
+
+A metric module has
+
+- ``VERSION``: raised whenever the same subject would get another number;
+- ``Config``: its settings, a :class:`benchmark.schema.Strict` with a default for every field;
+- ``NEEDS``: the metrics whose settings it shares (optional);
+- ``COLUMNS``: its columns of the leaderboard, name -> :class:`Column`;
+- ``measure(subject, data, protocol) -> Measurement``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import NamedTuple
+
+from methods.errors import InputError, nearest
+
+DEFAULT = ("clean", "pgd20", "autoattack", "energy")
+"""The order in which metrics run: a cheap one first, and what another one reuses before it."""
+
+_RENAMED = {"pgd": "pgd20"}
+
+
+class Column(NamedTuple):
+    """One column of the leaderboard."""
+
+    value: str
+    """Key of the measurement's values."""
+    meaning: str
+    """For the legend under the table."""
+    digits: int = 2
+
+
+def _modules() -> dict[str, str]:
+    found = (module.name for module in iter_modules(__path__))
+    return {_RENAMED.get(name, name): f"{__name__}.{name}" for name in found}
+
+
+def names() -> list[str]:
+    """Return the names of all metrics in the order in which they run."""
+    found = _modules()
+    return [name for name in DEFAULT if name in found] + sorted(set(found) - set(DEFAULT))
+
+
+def get(name: str) -> ModuleType:
+    """Return the module of the metric called ``name``.
+
+    Raises:
+        InputError: there is no such metric.
+    """
+    modules = _modules()
+    if name not in modules:
+        raise InputError(
+            f'There is no metric "{name}" (there are {", ".join(names())}).{nearest(name, modules)}'
+        )
+    return import_module(modules[name])

@@ -1,0 +1,230 @@
+"""AutoAttack *standard* (Croce & Hein 2020), as published: the `pyautoattack` package, called once per shard.
+
+APGD-CE, targeted APGD-DLR, targeted FAB and Square run in a cascade, each on the images that are still
+correct. The package is watched from outside and not changed: every verdict is its own. What is ours: an
+explicit seed per shard (its default is the clock), the device (its default is the CPU), K - 1 targets where
+there are fewer than ten classes (its nine do not exist then), a perturbation that is measured again, and its
+warnings kept as flags. Its warning that Square helped is about one shard, where one image makes 1 %; it is
+replaced by the same test over all images.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from pyautoattack import AutoAttack, checks
+from torch import Tensor
+
+from benchmark.metrics import Column
+from benchmark.protocol import Protocol
+from benchmark.results import Measurement, Value
+from benchmark.schema import Strict
+from benchmark.shards import Shard, Shards, counted, percent, standard_error
+from benchmark.store import Arrays
+from benchmark.subject import Subject
+from methods.errors import InputError
+from methods.primitives.threat import ThreatModel
+
+NAME = "autoattack"
+VERSION = 1
+ATTACKS = ("apgd_ce", "apgd_t", "fab_t", "square")
+"""In the order of the cascade."""
+CLEAN_ERROR, ROBUST = -1, 0
+"""Values of ``broken_by`` beside 1, 2, ...: the position of the breaking attack in :data:`ATTACKS`."""
+_SQUARE_POINTS = 0.2
+"""Loss of accuracy to Square, in points, that AutoAttack's authors take as a sign of masked gradients."""
+_SLACK = 1e-5
+
+
+class Config(Strict):
+    """Nothing to set: the standard version is defined by having nothing to set."""
+
+
+COLUMNS = {"autoattack": Column("accuracy", "accuracy under AutoAttack standard, %")}
+
+
+def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+    """Measure accuracy in percent, clean, after each attack of the cascade, and after all.
+
+    Per image: ``broken_by``, -1 where the clean image is misclassified, 0 where it is robust, else the
+    position of the first attack that broke it; and the size of the perturbation.
+
+    Raises:
+        InputError: fewer than 4 classes, for which the targeted DLR loss is not defined.
+        RuntimeError: what comes back is outside the threat model, or NaN.
+    """
+    if subject.num_classes < 4:
+        raise InputError(
+            "AutoAttack standard compares four logits (targeted DLR loss), but there are "
+            f"{subject.num_classes} classes."
+        )
+    threat = ThreatModel.parse(protocol.threat)
+    arrays = data.map(lambda shard: _attack(subject, threat, shard, min(data.batch_size, len(shard.y))))
+
+    broken_by = arrays["broken_by"]
+    after = [percent((broken_by == ROBUST) | (broken_by > position)) for position in range(len(ATTACKS) + 1)]
+    values: dict[str, Value] = {
+        "accuracy": percent(broken_by == ROBUST),
+        "standard_error": standard_error(broken_by == ROBUST),
+        "clean_accuracy": after[0],
+        **{f"after_{name}": accuracy for name, accuracy in zip(ATTACKS, after[1:], strict=True)},
+        **{f"seconds_{name}": float(arrays[f"shard_seconds_{name}"].sum()) for name in ATTACKS},
+        "eps": str(threat).partition(":")[2],
+        "max_perturbation": float(arrays["perturbation"].max()),
+    }
+    flags = counted(str(message) for message in arrays["shard_warnings"])
+    if (helped := after[-2] - after[-1]) > _SQUARE_POINTS:
+        flags.append(
+            f"Square lowered the accuracy by {helped:.2f} points below the gradient attacks (masking?)"
+        )
+    return data.finish(arrays, values, flags)
+
+
+def _attack(subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int) -> Arrays:
+    x, y = shard.x, shard.y
+    with torch.no_grad():
+        subject.logits(
+            x, batch_size
+        )  # refuses NaN, which AutoAttack would count as robust or broken by chance
+    with _contained() as messages:
+        adversary = AutoAttack(
+            subject.model,
+            norm=threat.norm,
+            eps=threat.radius,
+            seed=shard.seed(NAME),
+            device=subject.device,
+            version="standard",
+        )
+        targets = min(adversary.apgd_targeted.n_target_classes, subject.num_classes - 1)
+        adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = targets
+        watch = _Watch(adversary, len(y), batch_size)
+        x_adv, y_adv = adversary.run_standard_evaluation(x, y, batch_size=batch_size)
+
+    broken_by = watch.broken_by(y.cpu())
+    if not torch.equal(broken_by == ROBUST, (y_adv == y).cpu()):
+        raise RuntimeError(
+            "AutoAttack's verdicts do not agree with the attacks seen; its version may be unsupported"
+        )
+    perturbation = threat.distance(x_adv, x)
+    outside = bool((x_adv < 0).any()) or bool((x_adv > 1).any())
+    if not bool((perturbation <= threat.radius + _SLACK).all()) or outside:
+        largest = float(perturbation.max())
+        raise RuntimeError(
+            f"AutoAttack left the threat model: NaN, outside [0, 1], or {largest:.6f} from the image"
+        )
+    return {
+        "broken_by": broken_by.numpy(),
+        "perturbation": perturbation.cpu().numpy(),
+        "shard_warnings": np.array(messages, dtype=np.str_),
+        **{
+            f"shard_seconds_{name}": np.array([spent])
+            for name, spent in zip(ATTACKS, watch.seconds, strict=True)
+        },
+    }
+
+
+class _Watch:
+    """Notes which attack broke which image, from AutoAttack's own forward passes.
+
+    ``run_standard_evaluation`` judges each batch right after attacking it, by ``get_logits`` on the returned
+    images; and right before the first attack it classifies the clean images, batch by batch. Both are
+    overheard here.
+    """
+
+    def __init__(self, adversary: AutoAttack, images: int, batch_size: int) -> None:
+        self.seconds = [0.0] * len(ATTACKS)
+        self._images = images
+        self._batches = -(-images // batch_size)
+        self._batch_size = batch_size
+        self._heard: list[Tensor] = []
+        """Predictions of the forward passes before the first attack."""
+        self._verdicts: list[tuple[int, Tensor]] = []
+        """Per attacked batch: the attack's position and the predictions on its images."""
+        self._attacking: int | None = None
+        parts = (adversary.apgd, adversary.apgd_targeted, adversary.fab, adversary.square)
+        for position, part in enumerate(parts):
+            part.perturb = self._timed(part.perturb, position)
+        adversary.get_logits = self._overheard(adversary.get_logits)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _timed(self, perturb: Callable[..., Tensor], position: int) -> Callable[..., Tensor]:
+        def timed(x: Tensor, y: Tensor) -> Tensor:
+            start = time.perf_counter()
+            x_adv = perturb(x, y)
+            if x_adv.is_cuda:
+                torch.cuda.synchronize(x_adv.device)
+            self.seconds[position] += time.perf_counter() - start
+            self._attacking = position
+            return x_adv
+
+        return timed
+
+    def _overheard(self, get_logits: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def overheard(x: Tensor) -> Tensor:
+            logits = get_logits(x)
+            predicted = logits.detach().argmax(1).cpu()
+            if self._attacking is not None:
+                self._verdicts.append((self._attacking, predicted))
+                self._attacking = None
+            elif not self._verdicts:
+                self._heard.append(predicted)
+            return logits
+
+        return overheard
+
+    def broken_by(self, y: Tensor) -> Tensor:
+        """Return who broke each image, int64 [B] as in :func:`measure`, given the labels [B] on the CPU."""
+        clean = torch.cat(self._heard[-self._batches :])
+        result = torch.where(clean == y, ROBUST, CLEAN_ERROR)
+        for position in range(len(ATTACKS)):
+            predictions = [predicted for attack, predicted in self._verdicts if attack == position]
+            if predictions:
+                attacked = (result == ROBUST).nonzero().squeeze(1)
+                result[attacked[torch.cat(predictions) != y[attacked]]] = position + 1
+        return result
+
+
+@contextmanager
+def _contained() -> Iterator[list[str]]:
+    """Collect AutoAttack's warnings, and undo what it does to the process.
+
+    It switches any debugger or coverage tool off, and counts gradient calls in a global that is never reset, so
+    that one dynamic defence would taint every later model. (:class:`Shards` undoes its reseeding.)
+    """
+    messages: list[str] = []
+    logger = logging.getLogger("auto-attack")
+    before = logger.handlers, logger.level, logger.propagate, logger.disabled
+    handler = _Collector(messages)
+    tracer, calls = sys.gettrace(), dict(checks.funcs)
+    try:
+        logger.handlers, logger.propagate, logger.disabled = [handler], False, False
+        logger.setLevel(logging.WARNING)
+        checks.funcs.update(dict.fromkeys(checks.funcs, 0))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield messages
+        messages.extend(f"{warning.category.__name__}: {warning.message}" for warning in caught)
+    finally:
+        logger.handlers, level, logger.propagate, logger.disabled = before
+        logger.setLevel(level)
+        checks.funcs.update(calls)
+        sys.settrace(tracer)
+
+
+class _Collector(logging.Handler):
+    """Keeps what is logged, save the one warning that :func:`measure` replaces."""
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = " ".join(record.getMessage().split())
+        if not text.startswith("Square Attack has decreased"):
+            self._messages.append(text)

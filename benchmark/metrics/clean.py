@@ -1,0 +1,35 @@
+"""Accuracy on the unperturbed test images."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmark.metrics import Column
+from benchmark.protocol import Protocol
+from benchmark.results import Measurement
+from benchmark.schema import Strict
+from benchmark.shards import Shard, Shards, percent, standard_error
+from benchmark.store import Arrays
+from benchmark.subject import Subject
+
+VERSION = 1
+
+
+class Config(Strict):
+    """Nothing to set."""
+
+
+COLUMNS = {"clean": Column("accuracy", "accuracy on the test images, %")}
+
+
+def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+    """Measure accuracy in percent with its binomial standard error; per image, the predicted class."""
+
+    @torch.no_grad()
+    def outcome(shard: Shard) -> Arrays:
+        predicted = subject.logits(shard.x, data.batch_size).argmax(1)
+        return {"predicted": predicted.cpu().numpy(), "correct": (predicted == shard.y).cpu().numpy()}
+
+    arrays = data.map(outcome)
+    correct = arrays["correct"]
+    return data.finish(arrays, {"accuracy": percent(correct), "standard_error": standard_error(correct)})

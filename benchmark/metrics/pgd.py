@@ -1,0 +1,131 @@
+"""PGD-20: accuracy under 20 steps of projected gradient ascent on the cross-entropy (Madry et al. 2018).
+
+"PGD-20" is not one number in the literature: eps, step and start differ between papers. The measurement
+therefore names its (eps, alpha, K, restarts). As in the field, the verdict is on the last iterate, and an
+image that was wrong when clean is attacked like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from benchmark.metrics import Column
+from benchmark.protocol import Protocol
+from benchmark.results import Measurement
+from benchmark.schema import Strict
+from benchmark.shards import Shard, Shards, percent, standard_error
+from benchmark.store import Arrays
+from benchmark.subject import Subject
+from methods.primitives.attacks import PGD
+from methods.primitives.energy import joint_energy, marginal_energy
+from methods.primitives.losses import cross_entropy
+from methods.primitives.threat import ThreatModel
+
+NAME = "pgd20"
+VERSION = 1
+
+
+class Config(Strict):
+    """The attack."""
+
+    steps: Annotated[int, Field(ge=1)] = 20
+    step_size: Annotated[float, Field(gt=0)] = 0.25
+    """Fraction of eps: 2/255 at eps 8/255, as Rice et al. 2020."""
+    start: Literal["uniform", "normal", "zero"] = "uniform"
+    restarts: Annotated[int, Field(ge=1)] = 1
+    keep: Literal["last", "best"] = "last"
+    """The iterate that is judged."""
+
+
+COLUMNS = {"pgd20": Column("accuracy", "accuracy under PGD-20, %")}
+
+
+def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+    """Measure accuracy in percent on the attacked images.
+
+    Per image: if correct, the size of the perturbation, and the energies :func:`attack_shard` keeps.
+    """
+    config, threat = protocol.config(NAME), ThreatModel.parse(protocol.threat)
+    arrays = data.map(attack_shard(subject, data, protocol))
+    correct = arrays["correct"]
+    step = ThreatModel(threat.norm, threat.eps * Fraction(str(config.step_size)))
+    return data.finish(
+        arrays,
+        {
+            "accuracy": percent(correct),
+            "standard_error": standard_error(correct),
+            "eps": str(threat).partition(":")[2],
+            "alpha": str(step).partition(":")[2],
+            "steps": config.steps,
+            "restarts": config.restarts,
+            "max_perturbation": float(arrays["perturbation"].max()),
+        },
+    )
+
+
+def attack_shard(subject: Subject, data: Shards, protocol: Protocol) -> Callable[[Shard], Arrays]:
+    """Return the function that attacks one shard.
+
+    Its outcome also holds both energies of the clean and the attacked images, which the logits at hand give
+    for nothing: the energy metric reads them from here, so the two metrics never attack twice nor differ in
+    x_adv.
+    """
+    attack = PGD(**protocol.config(NAME).model_dump())
+    threat = ThreatModel.parse(protocol.threat)
+
+    def outcome(shard: Shard) -> Arrays:
+        def loss(x: Tensor, y: Tensor) -> Tensor:
+            return cross_entropy(subject.logits(x), y)
+
+        objective = _in_batches(loss, shard.y, data.batch_size)
+        x_adv = attack(objective, shard.x, threat, shard.generator(NAME, "start"))
+        with torch.no_grad():
+            logits, logits_adv = (subject.logits(x, data.batch_size) for x in (shard.x, x_adv))
+        tensors = {
+            "correct": logits_adv.argmax(1) == shard.y,
+            "perturbation": threat.distance(x_adv, shard.x),
+            "joint_energy": joint_energy(logits, shard.y),
+            "joint_energy_adv": joint_energy(logits_adv, shard.y),
+            "marginal_energy": marginal_energy(logits),
+            "marginal_energy_adv": marginal_energy(logits_adv),
+        }
+        return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+
+    return outcome
+
+
+def _in_batches(
+    loss: Callable[[Tensor, Tensor], Tensor], y: Tensor, batch_size: int
+) -> Callable[[Tensor], Tensor]:
+    """Return x -> loss(x, y) per image, which holds a graph of at most ``batch_size`` images at a time."""
+    if batch_size >= len(y):
+        return lambda x: loss(x, y)
+    return lambda x: _Batched.apply(x, y, loss, batch_size)
+
+
+class _Batched(torch.autograd.Function):
+    """Values and gradients together, batch by batch; images are independent, so rows are too."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor], batch_size: int
+    ) -> Tensor:
+        values, gradients = [], []
+        for x_batch, y_batch in zip(x.detach().split(batch_size), y.split(batch_size), strict=True):
+            with torch.enable_grad():
+                value = loss(x_batch.requires_grad_(), y_batch)
+                gradients.append(torch.autograd.grad(value.sum(), x_batch)[0])
+            values.append(value.detach())
+        ctx.save_for_backward(torch.cat(gradients))
+        return torch.cat(values)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return outer[0].view(-1, *[1] * (gradient.dim() - 1)) * gradient, None, None, None

@@ -1,0 +1,156 @@
+"""The result files, written down as types: one measurement per metric, one entry per evaluated checkpoint."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from benchmark.schema import Strict, checked
+from methods.errors import InputError
+
+Value = float | int | str | None
+
+
+class Measurement(Strict):
+    """What one metric found on one subject."""
+
+    metric: str
+    version: int
+    """Of the metric's definition; a change of any number it gives raises it."""
+    status: Literal["done", "failed"]
+    error: str | None = None
+    """One line, where the metric failed."""
+    n: int
+    """Images measured: the first ``n`` of the test split, in order."""
+    values: dict[str, Value] = Field(default_factory=dict)
+    """The numbers; percentages where the name says accuracy."""
+    flags: list[str] = Field(default_factory=list)
+    """Reasons to doubt the numbers, verbatim where another library gave them."""
+    seconds: float
+    """Of computation, summed over every session that took part."""
+    samples: str | None = None
+    """Outcomes per image: an npz file, relative to the store's root."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """The metric's settings, defaults included."""
+    key: str
+    """SHA-256 of everything that can change the numbers."""
+
+
+class SubjectInfo(Strict):
+    """Which model was evaluated."""
+
+    kind: Literal["checkpoint", "external"]
+    weights_digest: str
+    """SHA-256 of the weights."""
+    which: str | None = None
+    """Checkpoint of the run: "best" on validation or "last"; None for a model from elsewhere."""
+    architecture: str
+    parameters: int
+    flags: list[str] = Field(default_factory=list)
+    """Reasons to doubt what is measured on it."""
+
+
+class DataInfo(Strict):
+    """On which images."""
+
+    digests: dict[str, str]
+    """SHA-256 of each split."""
+    n: int
+    """Images measured."""
+    of: int
+    """Images in the test split."""
+
+
+class ProtocolInfo(Strict):
+    """Under which protocol."""
+
+    id: str
+    hash: str
+    role: Literal["standard", "authors", "custom"]
+
+
+class Reported(Strict):
+    """A number from the literature, quoted beside what is reproduced."""
+
+    dataset: str
+    metric: str
+    value: float
+    source: str
+    note: str = ""
+
+
+class Entry(Strict):
+    """One evaluated checkpoint: a file of leaderboards/<dataset>/<threat>/entries/."""
+
+    schema_version: Literal[1] = 1
+    recipe: str
+    """Row label of the tables: the recipe's name, or an external model's."""
+    method: str | None = None
+    dataset: str
+    threat: str
+    seed: int | None = None
+    """Of the training; None for a model from elsewhere."""
+    config_digest: str | None = None
+    """SHA-256 of the training's settings without its seed: equal digests are seeds of one experiment."""
+    subject: SubjectInfo
+    data: DataInfo
+    partial: bool
+    protocol: ProtocolInfo
+    measurements: dict[str, Measurement]
+    reported: list[Reported] = Field(default_factory=list)
+    training: dict[str, Any] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    overrides: list[str] = Field(default_factory=list)
+    """Settings changed from the recipe, such as ``train.epochs=5``."""
+
+
+def folder_name(name: str) -> str:
+    """Return a name as one part of a path: ``imagefolder:/data/a`` -> ``imagefolder-data-a``."""
+    return re.sub(r"[^A-Za-z0-9._@+-]+", "-", name).strip("-.") or "unnamed"
+
+
+def entry_path(leaderboards: Path, entry: Entry) -> Path:
+    """Return where an entry belongs: evaluating a checkpoint again overwrites its own file and no other."""
+    from methods.primitives.threat import ThreatModel
+
+    identity = entry.config_digest if entry.subject.kind == "checkpoint" else None
+    parts = [folder_name(entry.recipe), (identity or entry.subject.weights_digest)[:8]]
+    if entry.seed is not None:
+        parts.append(f"s{entry.seed}")
+    if entry.subject.which is not None:
+        parts.append(folder_name(entry.subject.which))
+    parts.append(entry.protocol.hash[:8])
+    if entry.partial:
+        parts.append(f"n{entry.data.n}")
+    folder = leaderboards / folder_name(entry.dataset) / ThreatModel.parse(entry.threat).slug / "entries"
+    return folder / f"{'-'.join(parts)}.json"
+
+
+def write_entry(leaderboards: Path, entry: Entry) -> Path:
+    """Write an entry to its place, atomically, and return the path.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    from methods.training.checkpoint import write_text
+
+    path = entry_path(leaderboards, entry)
+    write_text(path, entry.model_dump_json(indent=2) + "\n")
+    return path
+
+
+def read_entry(path: Path) -> Entry:
+    """Read an entry.
+
+    Raises:
+        InputError: the file is missing, no JSON, or not an entry; the sentence names it.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"The entry {path} cannot be read: {error}.") from error
+    return checked(Entry, data, f"The entry {path}")

@@ -1,0 +1,176 @@
+"""Evaluation: every metric of a protocol on one subject, each shard computed once and kept."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from benchmark import metrics as registry
+from benchmark.protocol import Protocol
+from benchmark.results import Measurement
+from benchmark.shards import Shards
+from benchmark.store import SaveError, Store, key
+from benchmark.subject import Subject
+from methods.data import Dataset
+from methods.errors import InputError
+from methods.primitives.modes import frozen
+from methods.training.progress import progress as shown
+
+
+def evaluate(
+    subject: Subject,
+    dataset: Dataset,
+    protocol: Protocol,
+    *,
+    metrics: Sequence[str] | None = None,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    store: Store,
+    progress: bool = True,
+) -> dict[str, Measurement]:
+    """Measure a subject on the test split.
+
+    The model is frozen, in eval mode and float32 meanwhile, and ends as it began. What the store holds is not
+    computed again; where work was interrupted it goes on, with identical numbers.
+
+    Args:
+        subject: the model.
+        dataset: its test split is measured, in order.
+        protocol: says how.
+        metrics: some of the protocol's metrics; None: all.
+        limit: measure only the first so many images.
+        batch_size: images a forward pass; None: a whole shard. It may move single verdicts by rounding.
+        store: keeps shards and measurements.
+        progress: report on stderr: a bar with an ETA on a terminal, a line per finished metric anywhere.
+
+    Returns:
+        Metric -> measurement, in the order of the runs. A metric that raises gives a failed measurement with
+        its error, and the rest is measured all the same.
+
+    Raises:
+        InputError: the subject, data set, protocol or an argument do not fit each other.
+        SaveError: a result cannot be written.
+    """
+    _check(subject, dataset, protocol, limit, batch_size)
+    wanted = _order(protocol, metrics)
+    n = len(dataset.test) if limit is None else min(limit, len(dataset.test))
+    images = dataset.test.to(subject.device)
+    results: dict[str, Measurement] = {}
+    for name in wanted:
+        data = Shards(name, subject, images, dataset.test.digest, protocol, n, store, batch_size)
+        measurement = store.load_measurement(data.identity, n)
+        if measurement is None:
+            measurement = _measure(data, progress)
+        results[name] = measurement
+        if progress:
+            sys.stderr.write(_line(measurement))
+    return _compared(results, store)
+
+
+def _check(
+    subject: Subject, dataset: Dataset, protocol: Protocol, limit: int | None, batch_size: int | None
+) -> None:
+    if protocol.dataset is not None and protocol.dataset != dataset.name:
+        raise InputError(f'The protocol "{protocol.id}" is for {protocol.dataset}, not for {dataset.name}.')
+    if subject.num_classes != dataset.num_classes or subject.image_shape != tuple(dataset.image_shape):
+        raise InputError(
+            f"{subject.name} takes images {list(subject.image_shape)} of {subject.num_classes} classes, but "
+            f"{dataset.name} has images {list(dataset.image_shape)} of {dataset.num_classes}."
+        )
+    for name, value in (("limit", limit), ("batch size", batch_size)):
+        if value is not None and value < 1:
+            raise InputError(f"The {name} must be at least 1, not {value}.")
+
+
+def _order(protocol: Protocol, chosen: Sequence[str] | None) -> list[str]:
+    for name in chosen or ():
+        registry.get(name)
+        protocol.config(name)
+    wanted = protocol.metrics if chosen is None else chosen
+    return [name for name in registry.names() if name in wanted]
+
+
+def _measure(data: Shards, progress: bool) -> Measurement:
+    module, n = registry.get(data.metric), data.n
+    start = time.perf_counter()
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(_exact(data.subject.model))
+            if progress and sys.stderr.isatty():
+                data = replace(data, advance=stack.enter_context(shown(data.metric, len(data))))
+            measurement = module.measure(data.subject, data, data.protocol)
+    except SaveError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        return Measurement(
+            metric=data.metric,
+            version=module.VERSION,
+            status="failed",
+            error=text if isinstance(error, InputError) else f"{type(error).__name__}: {text}",
+            n=n,
+            seconds=time.perf_counter() - start,
+            config=data.protocol.config(data.metric).model_dump(mode="json"),
+            key=key(data.identity | {"n": n}),
+        )
+    data.store.save_measurement(data.identity, measurement)
+    return measurement
+
+
+@contextmanager
+def _exact(model: nn.Module) -> Iterator[None]:
+    """Freeze the model in eval mode, full float32 and deterministic kernels; undo all of it afterwards."""
+    attributes = [vars(module) for module in model.modules()]
+    lowered = [(own, own["autocast"]) for own in attributes if isinstance(own.get("autocast"), torch.dtype)]
+    matmul = torch.get_float32_matmul_precision()
+    cudnn = torch.backends.cudnn
+    try:
+        torch.set_float32_matmul_precision("highest")
+        for own, _ in lowered:
+            own["autocast"] = None
+        with (
+            frozen(model),
+            cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        for own, dtype in lowered:
+            own["autocast"] = dtype
+
+
+def _compared(results: dict[str, Measurement], store: Store) -> dict[str, Measurement]:
+    """Add to AutoAttack's values what its verdicts say beside those of the other metrics, image by image."""
+    outcomes = {name: store.samples(result) for name, result in results.items() if result.status == "done"}
+    autoattack = outcomes.get("autoattack")
+    if autoattack is None:
+        return results
+    values, flags = dict(results["autoattack"].values), list(results["autoattack"].flags)
+    robust = autoattack["broken_by"] == 0
+    if (pgd := outcomes.get("pgd20")) is not None:
+        missed = int((robust & ~pgd["correct"]).sum())
+        values["pgd20_breaks_autoattack_does_not"] = missed
+        if missed:
+            flags.append(f"PGD-20 breaks {missed} images that AutoAttack leaves robust")
+    if (clean := outcomes.get("clean")) is not None:
+        differing = int(((autoattack["broken_by"] != -1) != clean["correct"]).sum())
+        values["clean_verdicts_that_differ"] = differing
+        if differing:
+            flags.append(f"AutoAttack and the clean metric classify {differing} clean images differently")
+    compared = results["autoattack"].model_copy(update={"values": values, "flags": flags})
+    return results | {"autoattack": compared}
+
+
+def _line(measurement: Measurement) -> str:
+    if measurement.status == "failed":
+        return f"{measurement.metric}: failed: {measurement.error}\n"
+    column = next(iter(registry.get(measurement.metric).COLUMNS.values()))
+    value = measurement.values.get(column.value)
+    text = f"{value:.{column.digits}f}" if isinstance(value, int | float) else str(value)
+    return f"{measurement.metric}: {text} (n={measurement.n}, {measurement.seconds:.1f} s)\n"

@@ -1,0 +1,288 @@
+"""Subjects: the models that are evaluated, from this project's checkpoints or from a stranger's code."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+import pickle
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from methods.data import Dataset
+from methods.errors import InputError, nearest
+from methods.training.checkpoint import load_checkpoint
+
+_PROBE = 16
+"""Test images that an external model is tried on."""
+_NOISE = 1e-5
+"""Difference of outputs, relative to the largest one, above which it is more than rounding."""
+_MIXED = 1e-3
+"""The same for an image alone and in a batch, where other kernels round differently."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to evaluate, images [B,C,H,W] in [0,1] to logits [B,K]: eval mode, float32, on its device."""
+
+    name: str
+    model: nn.Module
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    device: torch.device
+    digest: str
+    """SHA-256 of the weights."""
+    code: str
+    """SHA-256 of what makes the weights a function: the backbone's settings, or a stranger's source files."""
+    kind: Literal["checkpoint", "external"]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    flags: list[str] = field(default_factory=list)
+    """Reasons to doubt what is measured on it."""
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def architecture(self) -> str:
+        """The network's name, such as ``wrn-28-10``; an external model's class."""
+        backbone = self.metadata.get("backbone")
+        if backbone is None:
+            return type(self.model).__name__
+        name = backbone["architecture"]
+        return name if name.startswith("timm:") else f"{name}-{backbone['depth']}-{backbone['widen']}"
+
+    def logits(self, x: Tensor, batch_size: int | None = None) -> Tensor:
+        """Return the logits [B,K] in float32, ``batch_size`` images at a time.
+
+        Raises:
+            FloatingPointError: a logit is NaN or infinite, so that no prediction means anything.
+        """
+        batches = (x,) if batch_size is None else x.split(batch_size)
+        logits = torch.cat([self.model(batch) for batch in batches]).float()
+        if not bool(logits.isfinite().all()):
+            raise FloatingPointError("the model's outputs are not finite (NaN or infinite)")
+        return logits
+
+
+def from_checkpoint(path: Path, device: torch.device, which: Literal["best", "last"] = "best") -> Subject:
+    """Load a model this project trained, from its weights file or from its run folder.
+
+    Raises:
+        InputError: no checkpoint of this project there.
+    """
+    checkpoint = load_checkpoint(path, which)
+    model, metadata = checkpoint.model, checkpoint.metadata
+    model.autocast = None
+    backbone = json.dumps(metadata["backbone"], sort_keys=True)
+    return Subject(
+        name=metadata.get("recipe", checkpoint.path.parent.name),
+        model=model.to(device).float().eval(),
+        num_classes=model.num_classes,
+        image_shape=model.image_shape,
+        device=device,
+        digest=weights_digest(model),
+        code=hashlib.sha256(backbone.encode()).hexdigest(),
+        kind="checkpoint",
+        metadata=metadata,
+    )
+
+
+def from_factory(spec: str, weights: Path | None, dataset: Dataset, device: torch.device) -> Subject:
+    """Make a stranger's model and try it on a few test images.
+
+    Args:
+        spec: ``FILE.py:FACTORY`` or ``package.module:FACTORY``; the factory takes nothing, or
+            ``num_classes=``, and returns an ``nn.Module`` from images in [0,1] to logits.
+        weights: safetensors, or a torch file that holds nothing but tensors in plain containers.
+        dataset: gives the number of classes and the images.
+        device: where the model is evaluated.
+
+    Raises:
+        InputError: what is named does not exist, does not load, or is no classifier of this data set.
+    """
+    factory = _factory(spec)
+    model = _made(spec, factory, dataset.num_classes)
+    flags: list[str] = []
+    if weights is not None:
+        _load_weights(model, weights)
+    if any(module.training for module in model.modules()):
+        flags.append("the model was in training mode")
+    model = model.to(device).float().eval()
+    flags += _examine(model, dataset, device)
+    return Subject(
+        name=spec.rsplit("/", 1)[-1].replace(".py:", ":"),
+        model=model,
+        num_classes=dataset.num_classes,
+        image_shape=dataset.image_shape,
+        device=device,
+        digest=weights_digest(model),
+        code=_code_digest(spec, factory, model),
+        kind="external",
+        metadata={"factory": spec, "weights": None if weights is None else str(weights)},
+        flags=flags,
+    )
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of names, shapes, types and bytes of all weights and buffers, sorted by name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        tensor = value.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _factory(spec: str) -> Callable[..., Any]:
+    source, colon, attribute = spec.rpartition(":")
+    if not colon or not source or not attribute:
+        raise InputError(f'A model is named "FILE.py:FACTORY" or "package.module:FACTORY", not "{spec}".')
+    module = _file_module(Path(source)) if source.endswith(".py") else _named_module(source)
+    if not hasattr(module, attribute):
+        public = [name for name in vars(module) if not name.startswith("_")]
+        raise InputError(f'{source} has no "{attribute}".{nearest(attribute, public)}')
+    factory = getattr(module, attribute)
+    if not callable(factory):
+        raise InputError(f"{spec} is no function that makes a model, but of type {type(factory).__name__}.")
+    return factory
+
+
+def _file_module(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError(f"There is no file {path}.")
+    name = f"subject_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is no Python file.")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and the file's own neighbours are looked up while it runs, as when Python runs a script.
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise InputError(f"{path} does not load: {_reason(error)}.") from error
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+    return module
+
+
+def _named_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise InputError(f'The module "{name}" does not import: {_reason(error)}.') from error
+
+
+def _made(spec: str, factory: Callable[..., Any], num_classes: int) -> nn.Module:
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        parameters = {}
+    arguments = {"num_classes": num_classes} if "num_classes" in parameters else {}
+    try:
+        model = factory(**arguments)
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{spec} failed to make a model: {_reason(error)}.") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{spec} returned no torch.nn.Module, but an object of type {type(model).__name__}.")
+    return model
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"There is no weights file {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} holds more than tensors, or is no weights file, and is not unpickled."
+        ) from error
+    except Exception as error:
+        raise InputError(f"{path} is truncated or no weights file: {_reason(error)}.") from error
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f'{path} is no state dict: names to tensors, at the top or under "state_dict".')
+    if state and all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    try:
+        unfit = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise InputError(f"The weights in {path} do not fit the model: {_reason(error)}.") from error
+    for kind, names in (("lack", unfit.missing_keys), ("have the unexpected", unfit.unexpected_keys)):
+        if names:
+            raise InputError(f'The weights in {path} {kind} "{names[0]}" ({len(names)} such keys).')
+
+
+@torch.no_grad()
+def _examine(model: nn.Module, dataset: Dataset, device: torch.device) -> list[str]:
+    """Return reasons to doubt the model, from its outputs on the first test images."""
+    x = dataset.test.unit(slice(0, _PROBE)).to(device)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            first, second, alone = model(x), model(x), model(x[:1])
+        except Exception as error:
+            raise InputError(
+                f"The model does not classify images {list(x.shape)}: {_reason(error)}."
+            ) from error
+    if not isinstance(first, Tensor):
+        raise InputError(f"The model returns a {type(first).__name__}, not logits; let the factory wrap it.")
+    wanted = [len(x), dataset.num_classes]
+    if list(first.shape) != wanted:
+        raise InputError(
+            f"The model's outputs are {list(first.shape)}; {dataset.name} wants logits {wanted}."
+        )
+    first, second, alone = first.float(), second.float(), alone.float()
+    flags = []
+    if not bool(first.isfinite().all()):
+        flags.append("outputs are not finite (NaN or infinite)")
+        return flags
+    scale = max(1.0, float(first.abs().max()))
+    rows_sum_to_one = torch.allclose(first.sum(1), torch.ones(len(x), device=device), atol=1e-4)
+    if rows_sum_to_one and float(first.min()) >= -1e-5 and float(first.max()) <= 1 + 1e-5:
+        flags.append("outputs look like probabilities, not logits")
+    noise = float((first - second).abs().max())
+    if noise > _NOISE * scale:
+        flags.append(f"two forward passes on the same images differ by {noise:.2g} (the model draws noise?)")
+    elif (mixed := float((first[:1] - alone).abs().max())) > _MIXED * scale:
+        flags.append(f"an image's outputs differ by {mixed:.2g} alone and in a batch (batch statistics?)")
+    return flags
+
+
+def _code_digest(spec: str, factory: Callable[..., Any], model: nn.Module) -> str:
+    """Return the SHA-256 of the files that define the factory and the model's classes, PyTorch's left out."""
+    classes = {type(module) for module in model.modules()}
+    files: set[Path] = set()
+    for item in (factory, *classes):
+        if (inspect.getmodule(item) or torch).__name__.split(".")[0] == "torch":
+            continue
+        try:
+            files.add(Path(inspect.getsourcefile(item) or ""))
+        except TypeError:
+            continue
+    contents = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file())
+    return hashlib.sha256(json.dumps([spec.rpartition(":")[2], contents]).encode()).hexdigest()
+
+
+def _reason(error: BaseException) -> str:
+    """Return an error as part of a sentence."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

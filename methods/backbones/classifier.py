@@ -1,0 +1,157 @@
+"""The backbone interface: images in [0,1] to float32 logits, normalisation inside."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from methods.backbones.wide_resnet import Dialect, Norm, WideResNet
+from methods.errors import InputError, nearest
+
+Normalize = Literal["dataset", "half", "none"]
+
+TIMM_PREFIX = "timm:"
+SMALLEST_SIDE, LARGEST_SIDE = 8, 512
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Which network, and how its input is normalised. ``build`` makes it.
+
+    Raises:
+        InputError: an unknown architecture, norm or normalisation, or an impossible depth, width or momentum.
+    """
+
+    architecture: str = "wrn"  # "wrn" (PGD-AT, TRADES), "jem-wrn" (JEM family) or "timm:<name>"
+    depth: int = 28  # 6n+4; wide residual networks only
+    widen: int = 10  # width factor; wide residual networks only
+    norm: Norm = "batch"  # "none": as JEM; gives a plain network biases and PyTorch's default weights
+    norm_momentum: float = 0.1  # weight of the new batch in the running statistics; the JEM family uses 0.9
+    normalize: Normalize = "dataset"  # "half": (x-0.5)/0.5, the JEM family's [-1,1]; "none": TRADES
+    energy_head: bool = False  # the JEM family's scalar head; without gradient in class-conditional models
+
+    def __post_init__(self) -> None:
+        for field, choices in (("norm", get_args(Norm)), ("normalize", get_args(Normalize))):
+            value = str(getattr(self, field))
+            if value not in choices:
+                hint = nearest(value, choices)
+                raise InputError(f'backbone.{field} is one of {", ".join(choices)}, not "{value}".{hint}')
+        if not 0.0 <= self.norm_momentum <= 1.0:
+            raise InputError(f"backbone.norm_momentum lies between 0 and 1, not at {self.norm_momentum}.")
+        if self.architecture.startswith(TIMM_PREFIX):
+            if self.norm == "none" or self.energy_head:
+                raise InputError("A timm backbone has a norm of its own and no energy head: set neither.")
+            return
+        architectures = get_args(Dialect)
+        if self.architecture not in architectures:
+            known, hint = ", ".join(architectures), nearest(self.architecture, architectures)
+            raise InputError(f'No backbone "{self.architecture}" (known: {known}, timm:<name>).{hint}')
+        if self.depth < 10 or (self.depth - 4) % 6 != 0:
+            raise InputError(f"backbone.depth is 6n+4 (10, 16, 22, 28, 34, ...), not {self.depth}.")
+        if self.widen < 1:
+            raise InputError(f"backbone.widen is at least 1, not {self.widen}.")
+
+
+class Classifier(nn.Module):
+    """A network behind its input normalisation; what every attack, sampler, loss and metric sees.
+
+    Args:
+        network: normalised images [B,C,H,W] -> logits [B,K].
+        num_classes: K.
+        image_shape: (C, H, W) the network was built for.
+        mean, std: per channel, in [0,1] units; kept in the state dict.
+
+    Attributes:
+        autocast: data type the network runs in under ``torch.autocast``; None leaves it alone. Logits are
+            float32 either way.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        image_shape: tuple[int, int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.num_classes = num_classes
+        self.image_shape = image_shape
+        self.autocast: torch.dtype | None = None
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images in [0,1], [B,C,H,W], to logits [B,K], float32."""
+        return self._run(self.network, x)
+
+    def scalar_energy(self, x: Tensor) -> Tensor:
+        """Return the scalar head's energy E_h(x) = -h(x), [B], float32 (M-EBM, github.com/sndnyang/mebm).
+
+        RuntimeError where the backbone was built without an energy head.
+        """
+        if not isinstance(self.network, WideResNet):
+            raise RuntimeError("Only wide residual networks have an energy head.")
+        return -self._run(self.network.scalar, x)
+
+    def _run(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        normalised = (x - self.mean) / self.std
+        if self.autocast is None:
+            return function(normalised).float()
+        with torch.autocast(x.device.type, dtype=self.autocast):
+            return function(normalised).float()
+
+
+def build(
+    config: BackboneConfig,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Classifier:
+    """Build an untrained classifier in training mode; its weights come from torch's global generator.
+
+    Args:
+        num_classes: K, at least 2.
+        image_shape: (C, H, W) with one or three channels and sides of 8 to 512 pixels.
+        mean, std: of the training images, per channel, in [0,1] units; for normalize="dataset" only.
+
+    Raises:
+        InputError: classes, image shape or statistics the backbone cannot be built for.
+    """
+    channels, height, width = image_shape
+    if num_classes < 2:
+        raise InputError(f"A classifier needs at least 2 classes, not {num_classes}.")
+    if channels not in (1, 3):
+        raise InputError(f"Images have 1 or 3 channels, not {channels}.")
+    if not (SMALLEST_SIDE <= height <= LARGEST_SIDE and SMALLEST_SIDE <= width <= LARGEST_SIDE):
+        raise InputError(f"Images are {SMALLEST_SIDE} to {LARGEST_SIDE} pixels a side, not {height}x{width}.")
+    if config.normalize != "dataset":
+        centre, spread = (0.5, 0.5) if config.normalize == "half" else (0.0, 1.0)
+        mean, std = [centre] * channels, [spread] * channels
+    if len(mean) != channels or len(std) != channels or not all(value > 0 for value in std):
+        raise InputError(f"Normalisation needs {channels} means and {channels} positive deviations.")
+
+    if config.architecture.startswith(TIMM_PREFIX):
+        from methods.backbones.timm_adapter import timm_network
+
+        name = config.architecture.removeprefix(TIMM_PREFIX)
+        network = timm_network(name, num_classes, image_shape, config.norm_momentum)
+    else:
+        network = WideResNet(
+            cast(Dialect, config.architecture),
+            config.depth,
+            config.widen,
+            channels,
+            num_classes,
+            config.norm,
+            config.norm_momentum,
+            config.energy_head,
+        )
+    return Classifier(network, num_classes, image_shape, mean, std)

@@ -1,0 +1,125 @@
+"""Pre-activation wide residual networks (Zagoruyko and Komodakis 2016, arXiv 1605.07146), in two dialects.
+
+- ``"wrn"``: the network of PGD-AT, TRADES and AWP. ReLU, convolutions without bias, stride in the *first*
+  convolution of a block; where the shape changes, branch and shortcut share normalisation and activation.
+- ``"jem-wrn"``: the network of the JEM family (github.com/wgrathwohl/JEM, github.com/sndnyang/JEMPP).
+  LeakyReLU 0.2, convolutions with bias, stride in the *second* one, shortcut taken from the raw block input.
+
+Both pool globally, which at 32x32 is the 8x8 average pool of the papers and lets other sizes through.
+"""
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Norm = Literal["batch", "none"]
+Dialect = Literal["wrn", "jem-wrn"]
+
+LEAKY_SLOPE = 0.2
+
+
+def _normalisation(norm: Norm, channels: int, momentum: float) -> nn.Module:
+    return nn.BatchNorm2d(channels, momentum=momentum) if norm == "batch" else nn.Identity()
+
+
+class PlainBlock(nn.Module):
+    """Residual block of the plain network; [B,in,H,W] -> [B,out,H/stride,W/stride].
+
+    Without normalisation the convolutions get a bias, which its affine part would have supplied.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, norm: Norm, momentum: float) -> None:
+        super().__init__()
+        bias = norm == "none"
+        self.norm1 = _normalisation(norm, inputs, momentum)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=bias)
+        self.norm2 = _normalisation(norm, outputs, momentum)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=bias) if inputs != outputs else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = F.relu(self.norm1(x))
+        residual = self.conv2(F.relu(self.norm2(self.conv1(activated))))
+        return residual + (x if self.shortcut is None else self.shortcut(activated))
+
+
+class JEMBlock(nn.Module):
+    """Residual block of the JEM family; [B,in,H,W] -> [B,out,H/stride,W/stride]."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, norm: Norm, momentum: float) -> None:
+        super().__init__()
+        self.norm1 = _normalisation(norm, inputs, momentum)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2 = _normalisation(norm, outputs, momentum)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, stride, padding=1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride) if inputs != outputs else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.conv1(F.leaky_relu(self.norm1(x), LEAKY_SLOPE))
+        residual = self.conv2(F.leaky_relu(self.norm2(residual), LEAKY_SLOPE))
+        return residual + (x if self.shortcut is None else self.shortcut(x))
+
+
+class WideResNet(nn.Module):
+    """WRN-``depth``-``widen``; normalised images [B,C,H,W] -> logits [B,K].
+
+    Initialisation: the plain network with normalisation draws Kaiming-normal (fan_out) convolutions and
+    gives the head a zero bias, as TRADES does. Everything else keeps PyTorch's defaults: the JEM family never
+    calls its own initialiser, and the plain network without normalisation follows it, since Kaiming-normal
+    branches would double the variance with every block when nothing rescales them.
+
+    Args:
+        dialect: ``"wrn"`` or ``"jem-wrn"``, see the module.
+        depth: 6n+4, with n residual blocks in each of the three stages.
+        widen: width factor; the stages have 16, 32 and 64 times as many channels.
+        momentum: of batch normalisation, in PyTorch's convention (the weight of the new batch).
+        energy_head: also build the JEM family's scalar head, read by ``scalar``.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        depth: int,
+        widen: int,
+        in_channels: int,
+        num_classes: int,
+        norm: Norm = "batch",
+        momentum: float = 0.1,
+        energy_head: bool = False,
+    ) -> None:
+        super().__init__()
+        block = PlainBlock if dialect == "wrn" else JEMBlock
+        channels = 16
+        bias = dialect == "jem-wrn" or norm == "none"
+        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=bias)
+        stages: list[nn.Module] = []
+        for width, stride in ((16 * widen, 1), (32 * widen, 2), (64 * widen, 2)):
+            blocks: list[nn.Module] = []
+            for position in range((depth - 4) // 6):
+                blocks.append(block(channels, width, stride if position == 0 else 1, norm, momentum))
+                channels = width
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.Sequential(*stages)
+        self.norm = _normalisation(norm, channels, momentum)
+        self.activation = nn.ReLU() if dialect == "wrn" else nn.LeakyReLU(LEAKY_SLOPE)
+        self.head = nn.Linear(channels, num_classes)
+        self.energy_head = nn.Linear(channels, 1) if energy_head else None
+        if dialect == "wrn" and norm == "batch":
+            for module in self.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(self.head.bias)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the pooled features [B, 64*widen] in front of the heads."""
+        return self.activation(self.norm(self.stages(self.conv(x)))).mean(dim=(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+    def scalar(self, x: Tensor) -> Tensor:
+        """Return the scalar head's output h(x), [B]; RuntimeError where the network was built without one."""
+        if self.energy_head is None:
+            raise RuntimeError("This network was built without an energy head (backbone.energy_head).")
+        return self.energy_head(self.features(x)).squeeze(1)

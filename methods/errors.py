@@ -1,0 +1,15 @@
+"""The one exception that stands for a mistake of the user's."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """Bad usage or bad input, told in one sentence; the command line prints it and exits with status 2."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Return `` Did you mean "trades"?`` for the closest choice, or an empty string when none is close."""
+    by_folded = {choice.lower().replace("_", "-"): choice for choice in choices}
+    close = get_close_matches(name.lower().replace("_", "-"), by_folded, n=1, cutoff=0.5)
+    return f' Did you mean "{by_folded[close[0]]}"?' if close else ""

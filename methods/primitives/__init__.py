@@ -1,0 +1,1 @@
+"""Pure tensor mathematics shared by every method and metric: no model, no data set, nothing but torch."""

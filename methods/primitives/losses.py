@@ -1,0 +1,44 @@
+"""Losses per image, [B], never reduced, in float32 whatever the dtype of the logits [B, K]."""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from methods.errors import InputError
+
+
+def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """-log p(y|x) for labels [B]; with smoothing s the target is 1 - s + s/K on ``y`` and s/K elsewhere."""
+    return F.cross_entropy(logits.float(), y, reduction="none", label_smoothing=label_smoothing)
+
+
+def kl_divergence(logits_p: Tensor, logits_q: Tensor) -> Tensor:
+    """KL(p || q) of p = softmax(logits_p) and q = softmax(logits_q), with gradients through both.
+
+    TRADES has the clean prediction as p and the adversarial one as q (Zhang et al. 2019; yaodongyu/TRADES at
+    6e8e11b), which a confident p keeps finite: at most log K when q is uniform.
+    """
+    # Both sides in logs: with p as target, the gradient of p log p is undefined where p underflows to 0.
+    log_p, log_q = F.log_softmax(logits_p.float(), 1), F.log_softmax(logits_q.float(), 1)
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """max_{k != y} z_k - z_y: positive exactly where the image is misclassified (Carlini & Wagner 2017)."""
+    z, label = logits.float(), y[:, None]
+    return (z.scatter(1, label, -math.inf).amax(1, keepdim=True) - z.gather(1, label)).squeeze(1)
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio, (max_{k != y} z_k - z_y) / (z_(1) - z_(3)): invariant to shift and scale.
+
+    Croce & Hein 2020 (AutoAttack), with their 1e-12 in the denominator.
+
+    Raises:
+        InputError: there are fewer than three classes.
+    """
+    if logits.shape[1] < 3:
+        raise InputError(f"The DLR loss compares three logits, but the model has {logits.shape[1]} classes.")
+    first, _, third = logits.float().topk(3, dim=1).values.unbind(1)
+    return margin(logits, y) / (first - third + 1e-12)

@@ -1,0 +1,53 @@
+"""The state of a model during an inner computation, made explicit and given back exactly as it was found."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@contextmanager
+def mode(model: M, *, training: bool, track_statistics: bool = True) -> Iterator[M]:
+    """Put every submodule in train or eval mode; on leaving, give each module its own flags back.
+
+    The three conventions of adversarial training for batch normalisation:
+
+    - ``training=False``: running statistics, nothing updated (TRADES, MART);
+    - ``training=True``: batch statistics, running statistics updated (Rice et al.'s PGD-AT);
+    - ``training=True, track_statistics=False``: batch statistics, buffers untouched (Gowal et al. 2020).
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    tracked = [(module, module.track_running_stats) for module in model.modules() if isinstance(module, _BatchNorm)]
+    try:
+        for module, _ in flags:
+            module.training = training
+        for module, tracks in tracked:
+            # In eval mode the flag changes nothing: a BatchNorm that has buffers normalises with them.
+            module.track_running_stats = tracks and track_statistics
+        yield model
+    finally:
+        for module, was_training in flags:
+            module.training = was_training
+        for module, tracks in tracked:
+            module.track_running_stats = tracks
+
+
+@contextmanager
+def frozen(model: M, *, training: bool = False, track_statistics: bool = True) -> Iterator[M]:
+    """Like :func:`mode`, and no parameter asks for a gradient, so input gradients cost no weight gradients.
+
+    A graph recorded before stays valid: back-propagating it afterwards reaches the parameters.
+    """
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    with mode(model, training=training, track_statistics=track_statistics):
+        try:
+            for parameter, _ in wanted:
+                parameter.requires_grad_(False)
+            yield model
+        finally:
+            for parameter, requires_grad in wanted:
+                parameter.requires_grad_(requires_grad)

@@ -1,0 +1,33 @@
+"""Standard training: the baseline whose robust accuracy must be about zero.
+
+    min_theta  mean CE(f(x), y)
+
+Followed from the code and not a paper: nothing; the settings are those of the "none" attack of Rice et al. (2020).
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from methods.primitives.losses import cross_entropy
+from methods.training.method import Batch, Card, Inner, Losses, Method
+
+
+@dataclass(frozen=True)
+class Config:
+    label_smoothing: float = 0.0
+    """Mass spread evenly over all classes; Rice et al.: 0."""
+
+
+class Standard(Method):
+    Config = Config
+    card = Card(
+        title="Overfitting in adversarially robust deep learning (its standard training)",
+        arxiv="2002.11569",
+        code="locuslab/robust_overfitting at c47a25c",
+        family="standard",
+        fidelity="official",
+    )
+
+    def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
+        return Losses(cross_entropy(model(batch.x), batch.y, self.config.label_smoothing).mean())

@@ -1,0 +1,231 @@
+"""Experiments as data: typed, strict, and hashed.
+
+A mapping (from YAML) is laid over a dataclass instance field by field; an unknown key, a wrong type or a value out
+of range is an InputError that names the key. Numbers may be written as fractions ("2/255").
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from fractions import Fraction
+from typing import Any, Literal, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from methods import get
+from methods.backbones import BackboneConfig
+from methods.data.streams import Augment
+from methods.errors import InputError, nearest
+from methods.primitives.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimiser, schedule, precision and model selection of one training."""
+
+    epochs: int = 100
+    """Passes over the labelled training split."""
+    batch_size: int = 128
+    """Labelled images a step."""
+    drop_last: bool = False
+    """Skip an epoch's last, smaller batch."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: float = 0.1
+    """Peak learning rate."""
+    momentum: float = 0.9
+    """SGD momentum, or Adam's first beta."""
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    """On every parameter, biases and normalisation included."""
+    schedule: Literal["constant", "step", "cosine", "one-cycle"] = "constant"
+    milestones: tuple[float, ...] = ()
+    """Shares of the training at which the step schedule decays."""
+    decay: float = 0.1
+    """Factor of each decay of the step schedule."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up from 0 (one-cycle: length of its rise, from lr/25)."""
+    gradient_clip: float | None = None
+    """Largest L2 norm of the weights' gradient."""
+    ema: float | None = None
+    """Decay of the exponential moving average of the weights; the average is then what is validated and saved."""
+    select: Literal["robust", "clean"] = "robust"
+    """Validation accuracy that picks the best epoch: under PGD-10 at the training threat, or clean."""
+    validate_every: int = 1
+    """Epochs between validations; the last epoch is always validated."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Autocast of the network; auto is bf16 on a GPU that has it, else float32. Losses are always float32."""
+    channels_last: bool = True
+    compile: bool = False
+    """torch.compile the network."""
+    checkpoint_seconds: float = 60.0
+    """Longest time between two resumable checkpoints."""
+    log_every: int = 10
+    """Steps between two lines of the log."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "validate_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"train.{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("lr", "weight_decay", "warmup_steps", "checkpoint_seconds", "decay"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"train.{name} must not be negative, not {getattr(self, name)}.")
+        if any(not 0 < at < 1 for at in self.milestones):
+            raise InputError(f"train.milestones are shares of the training in (0, 1), not {list(self.milestones)}.")
+        if self.schedule == "step" and not self.milestones:
+            raise InputError('train.schedule "step" needs train.milestones, such as [0.5, 0.75].')
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise InputError(f"train.ema must be in [0, 1), not {self.ema}.")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How the images reach the method."""
+
+    validation: int | None = None
+    """Images taken from the training split for model selection; the data set's own default if null."""
+    size: int | None = None
+    """Side in pixels to which an image folder is resized."""
+    augment: Augment = field(default_factory=Augment)
+    """Of the labelled path."""
+    density: Augment = field(default_factory=Augment)
+    """Of the p(x) path."""
+    density_batch: int | None = None
+    """Images a step on the p(x) path; as many as labelled ones if null."""
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A number from the literature, quoted beside what is reproduced."""
+
+    dataset: str
+    metric: str
+    value: float
+    source: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training, fully resolved."""
+
+    recipe: str
+    method: str
+    dataset: str
+    threat: str
+    seed: int
+    options: Any
+    backbone: BackboneConfig
+    train: TrainConfig
+    data: DataConfig
+    budget: str = ""
+    """How this training is scaled down from its paper, in words; empty for the paper's own budget."""
+    reported: tuple[Reported, ...] = ()
+
+    @property
+    def threat_model(self) -> ThreatModel:
+        """The threat model of the training."""
+        return ThreatModel.parse(self.threat)
+
+    def resolved(self) -> dict[str, Any]:
+        """Return everything that decides the weights, as plain JSON data."""
+        settings = asdict(self)
+        del settings["reported"]
+        for operational in ("checkpoint_seconds", "log_every"):
+            del settings["train"][operational]
+        return json.loads(json.dumps(settings))
+
+    def digest(self, data_digests: Mapping[str, str]) -> str:
+        """Return the SHA-256 of the experiment without its seed, on the data with these digests."""
+        settings = self.resolved() | {"data_digests": dict(data_digests)}
+        del settings["seed"]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def experiment(mapping: Mapping[str, Any]) -> Experiment:
+    """Return the experiment a merged mapping describes.
+
+    Raises:
+        InputError: an unknown key, a wrong type, or a value out of range.
+    """
+    known = {item.name for item in fields(Experiment)}
+    for key in mapping:
+        if key not in known:
+            raise InputError(f'Unknown key "{key}".{nearest(key, known)}')
+    for key in ("recipe", "method", "dataset", "threat"):
+        if not isinstance(mapping.get(key), str):
+            raise InputError(f'The key "{key}" is missing or not a text.')
+    method = get(mapping["method"])
+    result = Experiment(
+        recipe=mapping["recipe"],
+        method=mapping["method"],
+        dataset=mapping["dataset"],
+        threat=str(ThreatModel.parse(mapping["threat"])),
+        seed=_value(int, mapping.get("seed", 0), "seed"),
+        options=overlay(method.Config(), mapping.get("options", {}), "options"),
+        backbone=overlay(BackboneConfig(), mapping.get("backbone", {}), "backbone"),
+        train=overlay(TrainConfig(), mapping.get("train", {}), "train"),
+        data=overlay(DataConfig(), mapping.get("data", {}), "data"),
+        budget=_value(str, mapping.get("budget", ""), "budget"),
+        reported=tuple(
+            _create(Reported, item, f"reported[{position}]")
+            for position, item in enumerate(mapping.get("reported", ()))
+        ),
+    )
+    if result.seed < 0:
+        raise InputError(f"seed must not be negative, not {result.seed}.")
+    return result
+
+
+def overlay(base: Any, mapping: object, where: str) -> Any:
+    """Return the dataclass instance ``base`` with the mapping's values in place of its own, nested ones included."""
+    return replace(base, **_values(type(base), mapping, where, base))
+
+
+def _create(cls: type, mapping: object, where: str) -> Any:
+    try:
+        return cls(**_values(cls, mapping, where, None))
+    except TypeError as error:
+        raise InputError(f"{where}: {error}.") from error
+
+
+def _values(cls: type, mapping: object, where: str, base: Any) -> dict[str, Any]:
+    if not isinstance(mapping, Mapping):
+        raise InputError(f'"{where}" must be a mapping of settings, not {mapping!r}.')
+    hints = get_type_hints(cls)
+    names = {item.name for item in fields(cls)}
+    values: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if key not in names:
+            raise InputError(f'Unknown key "{where}.{key}".{nearest(str(key), names)}')
+        current = getattr(base, key, None)
+        path = f"{where}.{key}"
+        if is_dataclass(current) and not isinstance(current, type):
+            values[key] = overlay(current, value, path)
+        else:
+            values[key] = _value(hints[key], value, path)
+    return values
+
+
+def _value(expected: Any, value: object, where: str) -> Any:
+    try:
+        plain = value if expected is str else _fractions(value)
+        return TypeAdapter(expected).validate_json(json.dumps(plain), strict=True)
+    except ValidationError as error:
+        raise InputError(f'"{where}" is {value!r}: {error.errors()[0]["msg"]}.') from error
+    except TypeError as error:
+        raise InputError(f'"{where}" is {value!r}, which is no plain value.') from error
+
+
+def _fractions(value: object) -> object:
+    """Turn texts such as "7/31" (and exponents YAML reads as text, "5e-4") into numbers; leave the rest."""
+    if isinstance(value, list | tuple):
+        return [_fractions(item) for item in value]
+    if isinstance(value, str) and any(character.isdigit() for character in value):
+        try:
+            return float(Fraction(value))
+        except (ValueError, ZeroDivisionError):
+            return value
+    return value

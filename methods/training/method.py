@@ -1,0 +1,139 @@
+"""The contract between a paper and the trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from methods.data import ImageSet
+from methods.primitives.random import generator
+from methods.primitives.threat import ThreatModel
+
+Inner = dict[str, Tensor]
+"""What the inner problem produced with the weights held fixed: adversarial images, sampler chains, cached logits."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """Where a method comes from and how closely this implementation can follow it."""
+
+    title: str
+    arxiv: str
+    code: str
+    """Reference repository at a commit, or "none"."""
+    family: Literal["standard", "adversarial training", "energy-based"]
+    fidelity: Literal["official", "paper-only", "reconstruction"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method is told of the problem it is trained on."""
+
+    threat: ThreatModel
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's images.
+
+    Args:
+        x: labelled images, float32 [B, C, H, W]; in [0, 1] unless the recipe adds input noise.
+        y: labels, int64 [B].
+        x_density: images of the p(x) path, float32 [B', C, H, W], drawn and augmented independently of ``x``;
+            None unless the method asks for them with ``density = True``.
+        step: optimiser step, counted from 0 over the whole training.
+        seed: the run's seed.
+        progress: share of the training already done, in [0, 1).
+    """
+
+    x: Tensor
+    y: Tensor
+    x_density: Tensor | None
+    step: int
+    seed: int
+    progress: float
+
+    @property
+    def density(self) -> Tensor:
+        """The images of the p(x) path, for methods that asked for them."""
+        if self.x_density is None:
+            raise RuntimeError("this batch has no density path: set density = True in the method")
+        return self.x_density
+
+    def generator(self, name: str) -> torch.Generator:
+        """Return this step's random stream called ``name``, on the device of the images.
+
+        A stream depends on (seed, name, step) alone: drawing once more from one never shifts another, and a
+        resumed run needs no saved state.
+        """
+        return generator(self.seed, name, self.step, device=self.x.device)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The value to minimise (a scalar with a graph) and what the log shows of it (detached scalars)."""
+
+    total: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Update(Protocol):
+    """The optimiser as a method sees it."""
+
+    def __call__(self, total: Tensor) -> None:
+        """Take one step down the gradient of ``total``."""
+        ...
+
+    def gradient(self, total: Tensor) -> None:
+        """Put the gradient of ``total`` into the parameters' ``.grad``, replacing what was there."""
+        ...
+
+    def apply(self) -> None:
+        """Take one step with the gradients as they are now."""
+        ...
+
+
+class Method(nn.Module):
+    """A training method: one inner problem and one loss.
+
+    It is a Module so that replay buffers and teachers move and checkpoint by themselves. A method file defines one
+    subclass with its own ``Config`` (a frozen dataclass with a default for each field) and ``card``.
+    """
+
+    Config: ClassVar[type]
+    card: ClassVar[Card]
+    density: ClassVar[bool] = False
+    """Whether the trainer must feed the p(x) path (``Batch.x_density``)."""
+
+    def __init__(self, config: Any, task: Task) -> None:
+        super().__init__()
+        self.config = config
+        self.task = task
+
+    def prepare(self, train: ImageSet) -> None:
+        """Fit to the training images whatever must exist before the first step, such as a replay buffer."""
+
+    def inner(self, model: nn.Module, batch: Batch) -> Inner:
+        """Attack or sample with the weights held fixed; every tensor returned is detached."""
+        return {}
+
+    def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
+        """Return the loss: a pure function of (weights, batch, inner), so that it can be called twice a step."""
+        raise NotImplementedError
+
+    def step(self, model: nn.Module, batch: Batch, update: Update) -> Losses:
+        """Make one training step; only methods whose update itself differs override this."""
+        losses = self.loss(model, batch, self.inner(model, batch))
+        update(losses.total)
+        return losses
+
+
+def terms(**values: Tensor) -> dict[str, Tensor]:
+    """Return the named scalars detached from their graph, for ``Losses.terms``."""
+    return {name: value.detach() for name, value in values.items()}

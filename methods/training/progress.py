@@ -1,0 +1,71 @@
+"""Progress of long work on stderr: a bar with an ETA on a terminal, and a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+_LINE_SECONDS = 30.0
+
+
+class Advance(Protocol):
+    """Report progress: ``completed`` units are done, and ``status`` is shown beside the bar."""
+
+    def __call__(self, completed: int, status: str = "") -> None: ...
+
+
+@contextmanager
+def progress(title: str, total: int, completed: int = 0) -> Iterator[Advance]:
+    """Show the progress of ``total`` units of work, of which ``completed`` were done before."""
+    if sys.stderr.isatty():
+        yield from _bar(title, total, completed)
+    else:
+        yield _lines(title, total, completed)
+
+
+def _bar(title: str, total: int, completed: int) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total, completed=completed, status="")
+
+        def advance(completed: int, status: str = "") -> None:
+            bar.update(task, completed=completed, **({"status": status} if status else {}))
+
+        yield advance
+
+
+def _lines(title: str, total: int, completed: int) -> Advance:
+    first, start = completed, time.monotonic()
+    due = start + _LINE_SECONDS
+
+    def advance(completed: int, status: str = "") -> None:
+        nonlocal due
+        now = time.monotonic()
+        if now < due and completed < total:
+            return
+        due = now + _LINE_SECONDS
+        left = (now - start) / max(1, completed - first) * (total - completed)
+        print(f"{title}: {completed}/{total}, ETA {left:.0f} s {status}".rstrip(), file=sys.stderr, flush=True)
+
+    return advance

@@ -1,0 +1,140 @@
+"""Protocols: those that come with the project, their hash, and wrong ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmark.config import protocols
+from benchmark.metrics import DEFAULT, clean, pgd
+from benchmark.protocol import Protocol, load
+from methods.errors import InputError
+
+
+@pytest.mark.parametrize("name", sorted(protocols()))
+def test_protocols_of_the_project_are_standard_and_complete(name: str) -> None:
+    protocol = load(name, None if name != "standard-v1" else "L2:0.5")
+    assert protocol.id == name
+    assert protocol.role == "standard"
+    assert tuple(protocol.metrics) == DEFAULT
+    attack = protocol.config("pgd20")
+    assert (attack.steps, attack.step_size, attack.start, attack.restarts, attack.keep) == (
+        *(20, 0.25, "uniform", 1),
+        "last",
+    )
+    assert protocol.shard == 100
+
+
+def test_threats_of_the_project_are_those_of_the_names() -> None:
+    assert load("digits-linf-v1").threat == "Linf:0.15"
+    assert {load(f"{name}-linf-8_255-v1").threat for name in ("cifar10", "cifar100", "cifar10-jpeg")} == {
+        "Linf:8/255"
+    }
+
+
+def test_general_protocol_wants_a_threat_and_stays_standard() -> None:
+    with pytest.raises(InputError, match="--threat"):
+        load("standard-v1")
+    assert load("standard-v1", "linf:8/255").threat == "Linf:8/255"
+    assert load("standard-v1", "L2:0.5").role == "standard"
+
+
+def test_another_threat_makes_a_protocol_custom() -> None:
+    assert load("digits-linf-v1", "Linf:0.15").hash == load("digits-linf-v1").hash
+    changed = load("digits-linf-v1", "Linf:0.1")
+    assert changed.role == "custom"
+    assert changed.hash != load("digits-linf-v1").hash
+
+
+def test_hash_is_over_content_and_not_over_words(protocol: Callable[..., Protocol]) -> None:
+    reference = protocol().hash
+    assert len(reference) == 12
+    assert protocol(description="in other words").hash == reference
+    assert protocol(metrics={"energy": {}, "pgd20": {"steps": 20}, "clean": {}}).hash == reference
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"shard": 11},
+        {"threat": "Linf:0.03"},
+        {"dataset": "digits"},
+        {"metrics": {"clean": {}}},
+        {"metrics": {"clean": {}, "pgd20": {"steps": 21}, "energy": {}}},
+    ],
+)
+def test_hash_changes_with_what_decides_a_number(
+    protocol: Callable[..., Protocol], change: dict[str, object]
+) -> None:
+    assert protocol(**change).hash != protocol().hash
+
+
+def test_hash_changes_with_a_version_and_with_a_default_of_the_code(
+    protocol: Callable[..., Protocol], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Config(pgd.Config):
+        steps: int = 21
+
+    hashes = {protocol().hash}
+    monkeypatch.setattr(clean, "VERSION", clean.VERSION + 1)
+    hashes.add(protocol().hash)
+    monkeypatch.setattr(pgd, "Config", Config)
+    hashes.add(protocol().hash)
+    assert len(hashes) == 3
+
+
+GOOD = "id: mine\nthreat: Linf:8/255\nmetrics:\n  clean:\n  pgd20: {steps: 5}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (GOOD + "shards: 10\n", 'unknown key "shards". Did you mean "shard"'),
+        (GOOD + "shard: many\n", '"shard" is \'many\''),
+        (GOOD + "shard: 0\n", '"shard" is 0'),
+        (GOOD + "seed: -1\n", '"seed" is -1'),
+        (GOOD + "role: mine\n", '"role" is \'mine\''),
+        (GOOD.replace("Linf:8/255", "Linf:8"), "8/255"),
+        (GOOD.replace("steps", "step"), 'unknown key "step". Did you mean "steps"'),
+        (GOOD.replace("steps: 5", "steps: 0"), '"steps" is 0'),
+        (GOOD.replace("clean", "claen"), 'Did you mean "clean"'),
+        (GOOD.replace("pgd20: {steps: 5}", "energy:"), 'needs "pgd20"'),
+        (GOOD.replace("pgd20: {steps: 5}", "pgd20: 5"), "metrics.pgd20"),
+        (GOOD.replace("id: mine", "id: my/protocol"), '"id"'),
+        (GOOD.replace("id: mine\n", ""), 'key "id" is missing'),
+        ("metrics: {clean: {}}\nid: mine\n", "--threat"),
+        ("- a list\n", "mapping"),
+        ("{", "YAML"),
+    ],
+)
+def test_wrong_protocol_is_told_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load(path)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_good_protocol_file_loads(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(GOOD)
+    protocol = load(path)
+    assert (protocol.role, protocol.dataset, protocol.config("pgd20").steps) == ("custom", None, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("cifar10-linf-8-255-v1", "cifar10-linf-8_255-v1"), ("nowhere/mine.yaml", "nowhere/mine.yaml")],
+)
+def test_missing_protocol_is_named(name: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        load(name)
+
+
+def test_metric_that_a_protocol_lacks_is_named(protocol: Callable[..., Protocol]) -> None:
+    with pytest.raises(InputError, match='no metric "autoattack"'):
+        protocol().config("autoattack")

@@ -1,0 +1,140 @@
+"""Shards: their bounds, their streams, and what is shared between runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmark.protocol import Protocol
+from benchmark.shards import Shard, Shards, counted, percent, standard_error
+from benchmark.store import Arrays, Store
+
+Made = Callable[..., Shards]
+
+
+@pytest.fixture
+def make(toy: Any, protocol: Callable[..., Protocol], store: Store) -> Made:
+    """Make the shards of the first n of 24 images, ten a shard."""
+
+    def made(n: int = 24, metric: str = "clean", **fields: Any) -> Shards:
+        subject, test = toy().subject(), toy().dataset.test
+        shards = Shards(metric, subject, test, test.digest, protocol(), n, store)
+        return replace(shards, **fields)
+
+    return made
+
+
+def numbers(shard: Shard) -> Arrays:
+    """Return what a shard holds and draws."""
+    drawn = torch.rand(len(shard.y), generator=shard.generator("metric", "start"))
+    return {"label": shard.y.numpy(), "drawn": drawn.numpy(), "global": torch.rand(len(shard.y)).numpy()}
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(24, [10, 10, 4]), (20, [10, 10]), (10, [10]), (3, [3])])
+def test_shards_cut_the_images_in_order(make: Made, n: int, sizes: list[int]) -> None:
+    data = make(n)
+    assert [len(shard.y) for shard in data] == sizes
+    assert len(data) == len(sizes)
+    assert torch.equal(torch.cat([shard.x for shard in data]), data.images.unit(slice(0, n)))
+
+
+def test_shards_have_streams_of_their_own(make: Made) -> None:
+    seeds = {shard.seed(name) for shard in make() for name in ("start", "attack")}
+    assert len(seeds) == 6
+    assert [shard.seed("start") for shard in make(3)] == [next(iter(make())).seed("start")]
+
+
+def test_outcomes_do_not_depend_on_how_many_images_are_asked_for(make: Made, store: Store) -> None:
+    whole = make().map(numbers)
+    part = make(13, store=Store(store.root / "other")).map(numbers)
+    assert part["label"].tolist() == whole["label"][:13].tolist()
+    for name in ("drawn", "global"):
+        assert part[name][:10].tolist() == whole[name][:10].tolist()
+
+
+def test_whole_shards_are_shared_between_limits_and_cut_ones_are_not(make: Made) -> None:
+    computed: list[tuple[int, int]] = []
+
+    def noted(shard: Shard) -> Arrays:
+        computed.append((shard.index, len(shard.y)))
+        return {"label": shard.y.numpy()}
+
+    make(13).map(noted)
+    assert make().map(noted)["label"].tolist() == make().images.labels.tolist()
+    make(13).map(noted)
+    make(20).map(noted)
+    assert computed == [(0, 10), (1, 3), (1, 10), (2, 4)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: {"metric": "pgd20"},
+        lambda data: {"protocol": data.protocol.model_copy(update={"seed": 1})},
+        lambda data: {"protocol": data.protocol.model_copy(update={"threat": "Linf:0.03"})},
+        lambda data: {"subject": replace(data.subject, digest="other")},
+        lambda data: {"subject": replace(data.subject, code="other")},
+        lambda data: {"digest": "other"},
+    ],
+)
+def test_identity_changes_with_what_can_change_a_number(
+    make: Made, change: Callable[[Shards], dict[str, Any]]
+) -> None:
+    assert make(**change(make())).identity != make().identity
+
+
+def test_identity_does_not_change_with_batch_size_or_limit_or_unrelated_metrics(make: Made) -> None:
+    data = make()
+    assert make(3, split=2).identity == data.identity
+    other = data.protocol.model_copy(update={"metrics": {"clean": {}}, "id": "other"})
+    assert make(protocol=other).identity == data.identity
+
+
+def test_energy_is_stored_under_the_attack_it_reads(make: Made) -> None:
+    data = make(metric="energy")
+    stronger = data.protocol.model_copy(
+        update={"metrics": {"pgd20": {"steps": 40}, "energy": {}, "clean": {}}}
+    )
+    assert make(metric="energy", protocol=stronger).identity != data.identity
+
+
+def test_global_stream_is_seeded_per_shard_and_given_back(make: Made, store: Store) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first = make().map(numbers)
+    assert torch.equal(torch.rand(3), expected)
+    again = make(store=Store(store.root / "other")).map(numbers)
+    assert first["global"].tolist() == again["global"].tolist()
+    assert len(set(first["global"].tolist())) == 24
+
+
+def test_progress_counts_every_shard_stored_or_not(make: Made) -> None:
+    seen: list[int] = []
+    make(10).map(numbers)
+    make(advance=seen.append).map(numbers)
+    assert seen == [1, 2, 3]
+
+
+def test_finished_measurement_keeps_outcomes_per_image_and_batch_sizes(make: Made, store: Store) -> None:
+    make(10, split=4).map(numbers)
+    data = make(24)
+    measurement = data.finish(data.map(numbers), {"accuracy": 1.0}, ["doubt"])
+    assert measurement.values == {"accuracy": 1.0, "batch_size": "4, 10"}
+    assert (measurement.n, measurement.flags, measurement.version) == (24, ["doubt"], 1)
+    samples = store.samples(measurement)
+    assert samples is not None
+    assert sorted(samples) == ["drawn", "global", "index", "label"]
+    assert samples["index"].tolist() == list(range(24))
+
+
+def test_statistics_of_verdicts() -> None:
+    correct = np.array([True, True, True, False])
+    assert percent(correct) == 75
+    assert standard_error(correct) == pytest.approx(100 * (0.75 * 0.25 / 4) ** 0.5)
+    assert counted(["a", "b", "a"]) == ["a (x2)", "b"]

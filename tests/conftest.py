@@ -1,0 +1,78 @@
+"""Fixed inputs behind the numbers of tests/golden: closed formulas, which no random generator can move.
+
+Each JSON file there holds numbers that the authors' released code computed, in float64, on exactly these
+tensors and this network, and names the repository and commit. Noise that their code draws was replaced by
+``noise`` below. Of the gradient entries whose sign they take, none is smaller than 2e-4 of the mean, so that
+rounding in float32 turns none of them.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+# The tensors of these tests are tiny: threads would only wait for each other.
+torch.set_num_threads(1)
+
+
+def _wave(shape: torch.Size | tuple[int, ...], phase: float) -> Tensor:
+    """Return a fixed tensor of values in (-1, 1) that looks irregular: sin of a running index."""
+    index = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
+    return torch.sin(12.9898 * index + 78.233 * phase).reshape(shape).float()
+
+
+def _network() -> nn.Sequential:
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.SiLU(),
+        nn.Conv2d(6, 8, 3, stride=2, padding=1),
+        nn.BatchNorm2d(8),
+        nn.SiLU(),
+        nn.Flatten(),
+        nn.Linear(128, 10),
+    )
+    with torch.no_grad():
+        for phase, (name, value) in enumerate(network.state_dict().items()):
+            wave = _wave(value.shape, phase)
+            if name.endswith("num_batches_tracked"):
+                continue
+            if value.dim() > 1:
+                value.copy_((2 if value.dim() == 4 else 12) * wave / value[0].numel() ** 0.5)
+            elif name.endswith("running_var"):
+                value.copy_(0.5 + 0.2 * wave)
+            else:
+                value.copy_(0.2 * wave + (value.mean() > 0.5))
+    return network
+
+
+@pytest.fixture
+def golden_network() -> Callable[[], nn.Sequential]:
+    """Make the network, fresh and in train mode: [0, 1] images [B, 3, 8, 8] -> logits [B, 10]; BatchNorm."""
+    return _network
+
+
+@pytest.fixture
+def golden_images() -> dict[str, Tensor]:
+    """Return ``x``, ``x_other`` [4, 3, 8, 8] in [0, 1], their ``noise`` in (-1, 1), and labels ``y`` [4]."""
+    shape = (4, 3, 8, 8)
+    return {
+        "x": 0.5 + 0.5 * _wave(shape, 212),
+        "x_other": 0.5 + 0.5 * _wave(shape, 213),
+        "noise": _wave(shape, 214),
+        "y": torch.tensor([7, 1, 9, 7]),
+    }
+
+
+@pytest.fixture
+def golden() -> Callable[[str], dict[str, Any]]:
+    """Read tests/golden/<name>.json."""
+
+    def read(name: str) -> dict[str, Any]:
+        return json.loads((Path(__file__).parent / "golden" / f"{name}.json").read_text())
+
+    return read

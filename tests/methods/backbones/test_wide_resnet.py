@@ -1,0 +1,107 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from methods.backbones.wide_resnet import JEMBlock, PlainBlock, WideResNet
+
+
+def parameters(*settings: Any, **options: Any) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in WideResNet(*settings, **options).parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "norm", "energy_head", "count"),
+    [
+        (("wrn", 28, 10, 3, 10), "batch", False, 36_479_194),
+        (("wrn", 34, 10, 3, 10), "batch", False, 46_160_474),
+        (("jem-wrn", 28, 10, 3, 10), "none", True, 36_471_979),
+        (("jem-wrn", 28, 10, 3, 10), "batch", True, 36_489_931),
+        (("jem-wrn", 28, 10, 3, 100), "batch", True, 36_547_621),
+        (("jem-wrn", 28, 10, 3, 10), "none", False, 36_471_979 - 641),
+    ],
+)
+def test_parameter_counts_of_the_papers(
+    settings: tuple[Any, ...], norm: str, energy_head: bool, count: int
+) -> None:
+    assert parameters(*settings, norm=norm, energy_head=energy_head) == count
+
+
+def test_plain_block_shares_the_activation_with_its_shortcut() -> None:
+    torch.manual_seed(0)
+    block = PlainBlock(4, 6, 2, "batch", 0.1).eval()
+    nn.init.constant_(block.get_parameter("norm1.bias"), -0.3)
+    x = torch.randn(2, 4, 8, 8)
+    activated = F.relu(x / (1 + 1e-5) ** 0.5 - 0.3)
+    hidden = F.relu(F.conv2d(activated, block.conv1.weight, stride=2, padding=1) / (1 + 1e-5) ** 0.5)
+    expected = F.conv2d(hidden, block.conv2.weight, padding=1)
+    expected = expected + F.conv2d(activated, block.get_parameter("shortcut.weight"), stride=2)
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_jem_block_strides_late_and_cuts_short_from_the_raw_input() -> None:
+    torch.manual_seed(0)
+    block = JEMBlock(4, 6, 2, "none", 0.9)
+    x = torch.randn(2, 4, 8, 8)
+    hidden = F.conv2d(F.leaky_relu(x, 0.2), block.conv1.weight, block.conv1.bias, padding=1)
+    expected = F.conv2d(F.leaky_relu(hidden, 0.2), block.conv2.weight, block.conv2.bias, stride=2, padding=1)
+    shortcut = block.get_parameter("shortcut.weight"), block.get_parameter("shortcut.bias")
+    torch.testing.assert_close(block(x), expected + F.conv2d(x, *shortcut, stride=2))
+
+
+@pytest.mark.parametrize("block", [PlainBlock(4, 4, 1, "batch", 0.1), JEMBlock(4, 4, 1, "batch", 0.9)])
+def test_unchanged_shape_keeps_the_raw_input(block: PlainBlock | JEMBlock) -> None:
+    nn.init.zeros_(block.conv2.weight)
+    if block.conv2.bias is not None:
+        nn.init.zeros_(block.conv2.bias)
+    x = torch.randn(2, 4, 8, 8)
+    assert torch.equal(block(x), x)
+
+
+def test_global_pool_is_the_papers_pool_at_32_pixels() -> None:
+    torch.manual_seed(0)
+    network = WideResNet("wrn", 10, 1, 3, 10).eval()
+    x = torch.rand(1, 3, 32, 32)
+    final = F.relu(network.norm(network.stages(network.conv(x))))
+    torch.testing.assert_close(network.features(x), F.avg_pool2d(final, 8).flatten(1))
+
+
+@pytest.mark.parametrize(("dialect", "smallest"), [("wrn", 0.0), ("jem-wrn", -0.2)])
+def test_activation_in_front_of_the_pool(dialect: Any, smallest: float) -> None:
+    network = WideResNet(dialect, 10, 1, 3, 10)
+    torch.testing.assert_close(network.activation(torch.tensor([-1.0, 2.0])), torch.tensor([smallest, 2.0]))
+
+
+@pytest.mark.parametrize(
+    ("dialect", "norm", "biased"),
+    [("wrn", "batch", False), ("wrn", "none", True), ("jem-wrn", "batch", True), ("jem-wrn", "none", True)],
+)
+def test_who_has_biases_and_norms(dialect: Any, norm: Any, biased: bool) -> None:
+    modules = list(WideResNet(dialect, 10, 2, 3, 10, norm).modules())
+    convolutions = [module for module in modules if isinstance(module, nn.Conv2d)]
+    assert len(convolutions) == 1 + 3 * 3
+    assert {module.bias is not None for module in convolutions} == {biased}
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in modules) == (7 if norm == "batch" else 0)
+
+
+def test_norm_momentum_is_the_weight_of_the_new_batch() -> None:
+    network = WideResNet("jem-wrn", 10, 1, 3, 10, momentum=0.9)
+    assert {module.momentum for module in network.modules() if isinstance(module, nn.BatchNorm2d)} == {0.9}
+
+
+def test_plain_initialisation_is_kaiming_fan_out() -> None:
+    torch.manual_seed(0)
+    network = WideResNet("wrn", 10, 4, 3, 10)
+    weight = network.get_parameter("stages.2.0.conv2.weight")
+    assert weight.std().item() == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.02)
+    assert torch.equal(network.head.bias, torch.zeros(10))
+
+
+@pytest.mark.parametrize("dialect", ["wrn", "jem-wrn"])
+def test_deep_network_without_norm_starts_tame(dialect: Any) -> None:
+    torch.manual_seed(0)
+    network = WideResNet(dialect, 40, 1, 3, 10, "none")
+    assert 1e-3 < network.features(torch.randn(2, 3, 16, 16)).abs().max().item() < 10

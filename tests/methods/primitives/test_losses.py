@@ -1,0 +1,80 @@
+import math
+
+import pytest
+import torch
+
+from methods.errors import InputError
+from methods.primitives.losses import cross_entropy, dlr, kl_divergence, margin
+
+LOGITS = torch.tensor([[1.0, 2.0, 4.0, 3.0], [2.0, -1.0, 0.5, 0.0]])
+OTHER = torch.tensor([[0.0, 1.0, -2.0, 0.5], [1.0, 1.0, 0.0, -3.0]])
+Y = torch.tensor([2, 1])
+
+
+def test_cross_entropy() -> None:
+    expected = torch.tensor(
+        [-math.log(p[y]) for p, y in zip(LOGITS.softmax(1).tolist(), [2, 1], strict=True)]
+    )
+    torch.testing.assert_close(cross_entropy(LOGITS, Y), expected)
+
+
+def test_label_smoothing_spreads_over_all_classes() -> None:
+    target = torch.full((2, 4), 0.2 / 4)
+    target[[0, 1], [2, 1]] += 0.8
+    expected = -(target * LOGITS.log_softmax(1)).sum(1)
+    torch.testing.assert_close(cross_entropy(LOGITS, Y, label_smoothing=0.2), expected)
+
+
+def test_kl_divergence_against_the_definition() -> None:
+    p, q = LOGITS.softmax(1), OTHER.softmax(1)
+    torch.testing.assert_close(kl_divergence(LOGITS, OTHER), (p * (p / q).log()).sum(1))
+
+
+def test_kl_argument_order_confident_clean_uniform_adversarial_is_log_k() -> None:
+    clean, adversarial = torch.tensor([[1e4] + [0.0] * 9]), torch.zeros(1, 10)
+    torch.testing.assert_close(kl_divergence(clean, adversarial), torch.tensor([math.log(10)]))
+
+
+def test_kl_of_equals_is_zero_with_zero_gradient() -> None:
+    logits = LOGITS.clone().requires_grad_()
+    value = kl_divergence(LOGITS, logits)
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    torch.testing.assert_close(value, torch.zeros(2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(gradient, torch.zeros(2, 4), atol=1e-6, rtol=0)
+
+
+def test_kl_gradients_flow_through_both_sides_and_stay_finite_where_p_underflows() -> None:
+    first, second = torch.tensor([[200.0, 0.0, -200.0]]).requires_grad_(), torch.zeros(1, 3).requires_grad_()
+    gradients = torch.autograd.grad(kl_divergence(first, second).sum(), (first, second))
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    p, q = LOGITS.clone().requires_grad_(), OTHER.clone().requires_grad_()
+    value = kl_divergence(p, q)
+    of_p, of_q = torch.autograd.grad(value.sum(), (p, q))
+    torch.testing.assert_close(of_q, OTHER.softmax(1) - LOGITS.softmax(1))
+    log_ratio = LOGITS.log_softmax(1) - OTHER.log_softmax(1)
+    torch.testing.assert_close(of_p, LOGITS.softmax(1) * (log_ratio - value.detach()[:, None]))
+
+
+def test_margin_is_positive_exactly_when_misclassified() -> None:
+    torch.testing.assert_close(margin(LOGITS, Y), torch.tensor([-1.0, 3.0]))
+
+
+def test_dlr_against_the_definition() -> None:
+    torch.testing.assert_close(
+        dlr(LOGITS, Y), torch.tensor([(3.0 - 4.0) / (4.0 - 2.0), (2.0 + 1.0) / (2.0 - 0.0)])
+    )
+
+
+def test_dlr_is_invariant_to_shift_and_scale() -> None:
+    torch.testing.assert_close(dlr(7 * LOGITS + 3, Y), dlr(LOGITS, Y))
+
+
+def test_dlr_needs_three_classes() -> None:
+    with pytest.raises(InputError, match="2 classes"):
+        dlr(LOGITS[:, :2], torch.tensor([0, 1]))
+
+
+def test_losses_are_float32_whatever_the_logits() -> None:
+    low = LOGITS.bfloat16()
+    values = (cross_entropy(low, Y), kl_divergence(low, low + 1), margin(low, Y), dlr(low, Y))
+    assert all(value.dtype == torch.float32 and value.shape == (2,) for value in values)

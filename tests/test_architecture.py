@@ -1,0 +1,208 @@
+"""The house rules of CONTRIBUTING.md: who may import whom, and what a cheap command may load."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grimp
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+LAYERS = (
+    {"methods.errors"},
+    {"methods.primitives"},
+    {"methods.backbones", "methods.data"},
+    {"methods.training"},
+)
+REGISTRY = "methods"
+PAPER_RANK = len(LAYERS)
+BENCHMARK_RANK = PAPER_RANK + 1
+MAY_ASK_THE_REGISTRY = {"benchmark.subject", "benchmark.cli", "methods.training", "paper"}
+ROBUSTBENCH_FILE = "benchmark.robustbench_io"
+VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "misc"}
+SLOW_PACKAGES = {"torch", "torchvision", "timm", "sklearn", "pandas", "matplotlib"}
+
+Rule = Callable[[grimp.ImportGraph], list[str]]
+
+
+def unit(module: str) -> str:
+    """Return the part of the house a module belongs to, such as `methods.trades` or `benchmark`."""
+    return "benchmark" if module.split(".")[0] == "benchmark" else ".".join(module.split(".")[:2])
+
+
+def is_paper(module: str) -> bool:
+    """Tell whether a module is one of the files of methods/ that hold one paper each."""
+    name = unit(module)
+    return name.startswith("methods.") and not any(name in layer for layer in LAYERS)
+
+
+def rank(module: str) -> int:
+    """Return how high a module stands; it may import only what stands lower, or its own unit."""
+    if unit(module) == "benchmark":
+        return BENCHMARK_RANK
+    return next((i for i, layer in enumerate(LAYERS) if unit(module) in layer), PAPER_RANK)
+
+
+def own_imports(graph: grimp.ImportGraph) -> Iterator[tuple[str, str]]:
+    """Yield (importer, imported) for every import inside methods and benchmark."""
+    for importer in sorted(graph.modules):
+        if not graph.is_module_squashed(importer):
+            for imported in sorted(graph.find_modules_directly_imported_by(importer)):
+                if not graph.is_module_squashed(imported):
+                    yield importer, imported
+
+
+def external_imports(graph: grimp.ImportGraph, package: str) -> set[str]:
+    """Return the top-level names of everything outside methods and benchmark that a package imports."""
+    modules = {package, *graph.find_descendants(package)}
+    imported = {name for module in modules for name in graph.find_modules_directly_imported_by(module)}
+    return {name for name in imported if graph.is_module_squashed(name)}
+
+
+def layer_violations(graph: grimp.ImportGraph) -> list[str]:
+    """Return the imports that go upwards, or sideways between two papers or between backbones and data."""
+    return [
+        f"{importer} imports {imported}"
+        for importer, imported in own_imports(graph)
+        if REGISTRY not in (importer, imported)
+        and unit(importer) != unit(imported)
+        and rank(importer) <= rank(imported)
+    ]
+
+
+def trainer_violations(graph: grimp.ImportGraph) -> list[str]:
+    """Return the papers that import the training loop; a method is called by it and never calls it."""
+    return [
+        f"{importer} imports {imported}"
+        for importer, imported in own_imports(graph)
+        if is_paper(importer) and imported == "methods.training.trainer"
+    ]
+
+
+def metric_violations(graph: grimp.ImportGraph) -> list[str]:
+    """Return the metrics that import a paper or the registry; a metric sees a model and not its origin."""
+    return [
+        f"{importer} imports {imported}"
+        for importer, imported in own_imports(graph)
+        if importer.startswith("benchmark.metrics") and (is_paper(imported) or imported == REGISTRY)
+    ]
+
+
+def registry_violations(graph: grimp.ImportGraph) -> list[str]:
+    """Return the modules that ask the registry without being entitled to."""
+    return [
+        f"{importer} imports {imported}"
+        for importer, imported in own_imports(graph)
+        if imported == REGISTRY
+        and not MAY_ASK_THE_REGISTRY & {importer, unit(importer), "paper" if is_paper(importer) else ""}
+    ]
+
+
+def robustbench_violations(graph: grimp.ImportGraph) -> list[str]:
+    """Return the modules besides the one adapter that import robustbench."""
+    if "robustbench" not in graph.modules:
+        return []
+    importers = graph.find_modules_that_directly_import("robustbench")
+    return [f"{importer} imports robustbench" for importer in sorted(importers - {ROBUSTBENCH_FILE})]
+
+
+RULES: tuple[Rule, ...] = (
+    layer_violations,
+    trainer_violations,
+    metric_violations,
+    registry_violations,
+    robustbench_violations,
+)
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    """The import graph of the project, with the outside packages as leaves."""
+    built = grimp.build_graph("methods", "benchmark", include_external_packages=True, cache_dir=None)
+    pillars = {
+        "methods.errors",
+        "methods.primitives.attacks",
+        "methods.backbones.wide_resnet",
+        "methods.data.streams",
+        "methods.training.trainer",
+        "methods.trades",
+        "benchmark.subject",
+        "benchmark.metrics.clean",
+    }
+    assert pillars <= built.modules, f"the graph lacks {sorted(pillars - built.modules)}"
+    assert len(list(own_imports(built))) > len(pillars)
+    return built
+
+
+@pytest.mark.parametrize("violations", RULES)
+def test_house_rule(graph: grimp.ImportGraph, violations: Rule) -> None:
+    assert violations(graph) == []
+
+
+@pytest.mark.parametrize(
+    ("violations", "importer", "imported"),
+    [
+        (layer_violations, "methods.primitives.attacks", "methods.training.method"),
+        (layer_violations, "methods.data.streams", "methods.backbones.wide_resnet"),
+        (layer_violations, "methods.training.trainer", "methods.trades"),
+        (layer_violations, "methods.trades", "methods.ebjdat"),
+        (layer_violations, "methods.trades", "benchmark.metrics.pgd"),
+        (trainer_violations, "methods.trades", "methods.training.trainer"),
+        (metric_violations, "benchmark.metrics.pgd", "methods.trades"),
+        (metric_violations, "benchmark.metrics.pgd", "methods"),
+        (registry_violations, "benchmark.runner", "methods"),
+        (robustbench_violations, "benchmark.subject", "robustbench"),
+    ],
+)
+def test_rule_catches_a_planted_violation(violations: Rule, importer: str, imported: str) -> None:
+    planted = grimp.ImportGraph()
+    planted.add_module(importer)
+    planted.add_module(imported, is_squashed=imported == "robustbench")
+    planted.add_import(importer=importer, imported=imported)
+    assert violations(planted) == [f"{importer} imports {imported}"]
+
+
+def test_primitives_need_torch_and_nothing_else(graph: grimp.ImportGraph) -> None:
+    outside = external_imports(graph, "methods.primitives") - sys.stdlib_module_names
+    assert outside == {"torch"}
+
+
+@pytest.mark.parametrize("module", ["methods", "methods.errors", "methods.data.catalogue"])
+def test_what_list_reads_needs_only_the_standard_library(module: str) -> None:
+    script = f"import sys; before = set(sys.modules); import {module}; print(*set(sys.modules) - before)"
+    finished = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    imported = {name.split(".")[0] for name in finished.stdout.split()}
+    assert "methods" in imported
+    assert imported - sys.stdlib_module_names == {"methods"}
+
+
+def test_no_file_has_a_vague_name() -> None:
+    files = [path for folder in ("methods", "benchmark", "tests") for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 30
+    vague = [path for path in files if VAGUE_NAMES & {*path.relative_to(ROOT).parts[:-1], path.stem}]
+    assert vague == []
+
+
+def test_tests_are_no_package() -> None:
+    """Two dependencies install a top-level package called tests, so ours must not be importable as one."""
+    assert list((ROOT / "tests").rglob("test_*.py"))
+    assert list((ROOT / "tests").rglob("__init__.py")) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--help",), ("list",)]
+    + [("list", kind) for kind in ("methods", "recipes", "datasets", "protocols", "metrics")],
+    ids=" ".join,
+)
+def test_cheap_command_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "benchmark", *arguments]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    imported = {line.rsplit("|", 1)[1].strip() for line in finished.stderr.splitlines() if "|" in line}
+    assert {"typer", "benchmark"} <= imported
+    assert {name.split(".")[0] for name in imported} & SLOW_PACKAGES == set()
+    assert finished.stdout.strip()

@@ -1,0 +1,96 @@
+"""The examples of CONTRIBUTING.md and README.md, executed as a reader would."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMED_BLOCK = re.compile(r"^`([^`\n]+)`\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def write_examples(document: Path, folder: Path) -> set[str]:
+    """Write the fenced blocks that follow a line with nothing but a file's name, and return these names."""
+    examples = dict(NAMED_BLOCK.findall(document.read_text(encoding="utf-8")))
+    for name, content in examples.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return set(examples)
+
+
+def python(folder: Path, *arguments: str) -> str:
+    """Run Python in a folder with the project there or, else, this one; return what it printed."""
+    environment = os.environ | {"PYTHONPATH": str(folder if (folder / "benchmark").is_dir() else ROOT)}
+    finished = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project that an example may add files to."""
+    for name in ("methods", "benchmark", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_method_added_as_contributing_says(project: Path) -> None:
+    assert "smoothing" not in python(project, "-m", "benchmark", "list", "methods")
+    written = write_examples(ROOT / "CONTRIBUTING.md", project)
+    assert written == {"methods/smoothing.py", "configs/smoothing.yaml"}
+
+    assert "smoothing" in python(project, "-m", "benchmark", "list", "methods")
+    assert "smoothing" in python(project, "-m", "benchmark", "list", "recipes")
+    run = ["--methods", "smoothing", "--dataset", "digits", "--set", "train.epochs=1"]
+    cheap = ["--metrics", "clean", "--limit", "50", "--device", "cpu"]
+    folders = ["--runs", str(project / "my-runs"), "--leaderboards", str(project / "my-leaderboards")]
+    python(project, "-m", "benchmark", "run", *run, *cheap, *folders)
+
+    (entry,) = (project / "my-leaderboards" / "digits").glob("*/entries/*.json")
+    record = json.loads(entry.read_text(encoding="utf-8"))
+    assert record["method"] == "smoothing"
+    assert record["partial"] is True
+    assert record["measurements"]["clean"]["n"] == 50
+    (table,) = (project / "my-leaderboards" / "digits").glob("*/leaderboard.csv")
+    assert "smoothing" in table.read_text(encoding="utf-8")
+
+
+def test_own_model_evaluated_as_the_readme_says(tmp_path: Path) -> None:
+    assert write_examples(ROOT / "README.md", tmp_path) == {"my_model.py", "prepare.py"}
+    python(tmp_path, "prepare.py")
+    model = ["--model", "my_model.py:make_model", "--weights", "my_weights.pt"]
+    data = ["--dataset", "npz:my_data.npz", "--threat", "Linf:0.1", "--json", "result.json"]
+    cheap = ["--metrics", "clean,pgd20", "--limit", "50", "--device", "cpu", "--runs", "my-runs"]
+    for option in ("--model my_model.py", "--weights my_weights.pt", "--dataset npz:", "--json result.json"):
+        assert option in (ROOT / "README.md").read_text(encoding="utf-8")
+    python(tmp_path, "-m", "benchmark", "evaluate", *model, *data, *cheap)
+
+    result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert result["threat"] == "Linf:0.1"
+    assert result["n"] == 50
+    assert result["metrics"]["clean"]["accuracy"] >= 80
+    assert result["metrics"]["pgd20"]["accuracy"] <= result["metrics"]["clean"]["accuracy"]
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(document: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text(encoding="utf-8"))
+    files = [link for link in links if not link.startswith("https://")]
+    assert document != "README.md" or len(files) >= 3
+    assert [link for link in files if not (ROOT / link).is_file()] == []
+
+
+def test_readme_lists_every_method_and_command() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    methods = python(ROOT, "-c", "import methods; print(*methods.names())").split()
+    assert "trades" in methods
+    assert [name for name in methods if f"| `{name}` |" not in readme] == []
+    commands = re.findall(r"^[│|] ([a-z]+) ", python(ROOT, "-m", "benchmark", "--help"), re.MULTILINE)
+    assert {"run", "train", "evaluate", "leaderboard", "list"} <= set(commands)
+    assert [name for name in commands if f"python -m benchmark {name}" not in readme] == []
