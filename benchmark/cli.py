@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn, cast
 
 import typer
 
@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 
 # The base of typer's own usage errors, which lies in click or in typer's private copy of it, as the version has it.
-UsageError = typer.BadParameter.__bases__[0]
+UsageError = cast(type[typer.BadParameter], typer.BadParameter.__bases__[0])
 
 KINDS = ("methods", "recipes", "datasets", "protocols", "metrics")
 

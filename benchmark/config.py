@@ -75,14 +75,31 @@ def overlay(dataset: str) -> dict[str, Any]:
     return read_yaml(path) if path.is_file() else {}
 
 
+def changes(config: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return what a ``--config`` file and ``--set`` texts (``key.sub=value``) change, the texts winning.
+
+    Raises:
+        InputError: the file or a text is malformed.
+    """
+    changed = {} if config is None else read_yaml(config)
+    for override in overrides:
+        changed = merge(changed, _override(override))
+    return changed
+
+
+def flat(mapping: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return a mapping as texts ``key.sub=value``, sorted."""
+    texts: list[str] = []
+    for key, value in sorted(mapping.items()):
+        if isinstance(value, Mapping):
+            texts += flat(value, f"{prefix}{key}.")
+        else:
+            texts.append(f"{prefix}{key}={value}")
+    return texts
+
+
 def settings(
-    recipe: str,
-    dataset: str,
-    *,
-    seed: int = 0,
-    config: Path | None = None,
-    overrides: Sequence[str] = (),
-    threat: str | None = None,
+    recipe: str, dataset: str, *, seed: int, changes: Mapping[str, Any], threat: str | None = None
 ) -> dict[str, Any]:
     """Return the merged settings of one run, for :func:`methods.training.config.experiment`.
 
@@ -90,21 +107,17 @@ def settings(
         recipe: a recipe's exact name.
         dataset: name of the data set, as ``--dataset`` takes it.
         seed: seed of the run.
-        config: a YAML file laid over recipe and overlay.
-        overrides: texts ``key.sub=value``, laid over everything.
+        changes: laid over recipe and overlay (see :func:`changes`).
         threat: the protocol's threat model, for recipes and data sets that name none.
 
     Raises:
-        InputError: a file or an override is malformed.
+        InputError: a file is malformed.
     """
     merged = _recipe(recipe)
     over = overlay(dataset)
     merged = merge(merged, {key: value for key, value in over.items() if key not in {"protocol", "methods"}})
     merged = merge(merged, over.get("methods", {}).get(merged["method"], {}))
-    if config is not None:
-        merged = merge(merged, read_yaml(config))
-    for override in overrides:
-        merged = merge(merged, _override(override))
+    merged = merge(merged, changes)
     if threat is not None:
         merged.setdefault("threat", threat)
     return merged | {"recipe": recipe, "dataset": dataset, "seed": seed}

@@ -42,6 +42,21 @@ COLUMNS = (
     *("architecture", "n", "partial", "config_digest", "overrides", "selection", "flags"),
 )
 NOT_RUN, FAILED = "-", "failed"
+SHOWN = (
+    "rank",
+    "method",
+    "seeds",
+    "clean",
+    "pgd20",
+    "autoattack",
+    "energy_gap_mean",
+    "reported_clean",
+    "reported_autoattack",
+    "architecture",
+    "partial",
+    "overrides",
+)
+"""The columns that fit a terminal."""
 _RANKED_BY = ("autoattack", "pgd20", "clean")
 
 _MEANINGS = {
@@ -77,6 +92,17 @@ def rebuild(leaderboards: Path) -> list[Path]:
     return written
 
 
+def read_tables(folder: Path) -> list[tuple[str, list[dict[str, str]]]]:
+    """Return (title, rows by column) of each table that :func:`rebuild` wrote for a data set and threat model."""
+    tables: list[tuple[str, list[dict[str, str]]]] = []
+    for path in sorted(folder.glob("leaderboard*.csv"), key=lambda path: (len(path.name), path.name)):
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
+        first = rows[0]
+        title = f"{first['dataset']} at {first['threat']}, protocol {first['protocol']}"
+        tables.append((title, [{str(key): str(value) for key, value in row.items()} for row in rows]))
+    return tables
+
+
 def _entry(path: Path) -> Entry:
     entry = read_entry(path)
     try:
@@ -84,9 +110,7 @@ def _entry(path: Path) -> Entry:
     except InputError as error:
         raise InputError(f"The entry {path} has no threat model: {error}") from error
     if place != path.parts[-4:-2]:
-        raise InputError(
-            f"The entry {path} is of {entry.dataset} at {entry.threat}: it belongs in {'/'.join(place)}."
-        )
+        raise InputError(f"The entry {path} is of {entry.dataset} at {entry.threat}: it belongs in {'/'.join(place)}.")
     return entry
 
 
@@ -151,9 +175,7 @@ def _refuse_doubles(seeds: dict[Path, Entry]) -> None:
     first: dict[int | None, Path] = {}
     for path, entry in seeds.items():
         if entry.seed in first:
-            raise InputError(
-                f"The entries {first[entry.seed]} and {path} are the same run twice; remove one."
-            )
+            raise InputError(f"The entries {first[entry.seed]} and {path} are the same run twice; remove one.")
         first[entry.seed] = path
 
 
@@ -190,9 +212,7 @@ def _cells(runs: Sequence[Entry]) -> dict[str, str]:
 def _metric_columns() -> dict[str, tuple[str, Column]]:
     """Return the columns that the metrics fill: name -> (metric, column)."""
     return {
-        name: (metric, column)
-        for metric in registry.names()
-        for name, column in registry.get(metric).COLUMNS.items()
+        name: (metric, column) for metric in registry.names() for name, column in registry.get(metric).COLUMNS.items()
     }
 
 

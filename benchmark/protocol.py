@@ -14,6 +14,9 @@ from benchmark.config import protocols, read_yaml
 from benchmark.schema import Strict, checked
 from methods.errors import InputError, nearest
 
+GENERAL = "standard-v1"
+"""The standard protocol for a data set or a threat model that has none of its own."""
+
 
 class Protocol(Strict):
     """Everything that decides a measurement besides the subject and the data.
@@ -66,6 +69,29 @@ class Protocol(Strict):
         return hashlib.sha256(json.dumps(self.resolved, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def default(dataset: str, threat: str | None = None) -> str:
+    """Return the id of the newest standard protocol for a data set, and for a threat model where one is given."""
+    from methods.primitives.threat import ThreatModel
+
+    wanted = None if threat is None else ThreatModel.parse(threat)
+    for name, path in reversed(protocols().items()):
+        content = read_yaml(path)
+        own = content.get("role") == "standard" and content.get("dataset") == dataset
+        if own and wanted in (None, ThreatModel.parse(str(content["threat"]))):
+            return name
+    return GENERAL
+
+
+def threat_of(name: str | Path) -> str | None:
+    """Return the threat model a protocol fixes; None where it leaves it open.
+
+    Raises:
+        InputError: no such protocol.
+    """
+    threat = read_yaml(_path(name)).get("threat")
+    return None if threat is None else str(threat)
+
+
 def load(name: str | Path, threat: str | None = None) -> Protocol:
     """Load a protocol by its id, or from a YAML file.
 
@@ -83,9 +109,7 @@ def load(name: str | Path, threat: str | None = None) -> Protocol:
     content = read_yaml(path)
     own = content.get("threat")
     if own is None and threat is None:
-        raise InputError(
-            f'The protocol "{path.stem}" is for any threat model: name one, such as --threat Linf:8/255.'
-        )
+        raise InputError(f'The protocol "{path.stem}" is for any threat model: name one, such as --threat Linf:8/255.')
     chosen = ThreatModel.parse(threat if threat is not None else str(own))
     if own is not None and chosen != ThreatModel.parse(str(own)):
         content["role"] = "custom"
@@ -107,7 +131,5 @@ def _path(name: str | Path) -> Path:
         return Path(name)
     known = protocols()
     if text not in known:
-        raise InputError(
-            f'There is no protocol "{text}" (there are {", ".join(known)}).{nearest(text, known)}'
-        )
+        raise InputError(f'There is no protocol "{text}" (there are {", ".join(known)}).{nearest(text, known)}')
     return known[text]

@@ -31,7 +31,7 @@ class Measurement(Strict):
     flags: list[str] = Field(default_factory=list)
     """Reasons to doubt the numbers, verbatim where another library gave them."""
     seconds: float
-    """Of computation, summed over every session that took part."""
+    """Of computation, summed over every process that took part."""
     samples: str | None = None
     """Outcomes per image: an npz file, relative to the store's root."""
     config: dict[str, Any] = Field(default_factory=dict)

@@ -73,9 +73,7 @@ def evaluate(
     return _compared(results, store)
 
 
-def _check(
-    subject: Subject, dataset: Dataset, protocol: Protocol, limit: int | None, batch_size: int | None
-) -> None:
+def _check(subject: Subject, dataset: Dataset, protocol: Protocol, limit: int | None, batch_size: int | None) -> None:
     if protocol.dataset is not None and protocol.dataset != dataset.name:
         raise InputError(f'The protocol "{protocol.id}" is for {protocol.dataset}, not for {dataset.name}.')
     if subject.num_classes != dataset.num_classes or subject.image_shape != tuple(dataset.image_shape):

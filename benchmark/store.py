@@ -49,9 +49,7 @@ class Store:
     def load_shard(self, identity: Mapping[str, Any], index: int, size: int) -> Arrays | None:
         """Return the outcomes of a shard of ``size`` images, or None."""
         arrays = _load(self.folder(identity) / _shard_name(index, size))
-        if arrays is None or any(
-            len(array) != size for name, array in arrays.items() if not name.startswith(NOTE)
-        ):
+        if arrays is None or any(len(array) != size for name, array in arrays.items() if not name.startswith(NOTE)):
             return None
         return arrays
 
@@ -74,9 +72,7 @@ class Store:
         folder = self.folder(identity)
         try:
             write_json(folder / "identity.json", dict(identity))
-            write_text(
-                folder / f"measurement-{measurement.n}.json", measurement.model_dump_json(indent=2) + "\n"
-            )
+            write_text(folder / f"measurement-{measurement.n}.json", measurement.model_dump_json(indent=2) + "\n")
         except InputError as error:
             raise SaveError(str(error)) from error
 

@@ -112,15 +112,15 @@ def from_factory(spec: str, weights: Path | None, dataset: Dataset, device: torc
     Raises:
         InputError: what is named does not exist, does not load, or is no classifier of this data set.
     """
-    factory = _factory(spec)
-    model = _made(spec, factory, dataset.num_classes)
-    flags: list[str] = []
-    if weights is not None:
-        _load_weights(model, weights)
-    if any(module.training for module in model.modules()):
-        flags.append("the model was in training mode")
-    model = model.to(device).float().eval()
-    flags += _examine(model, dataset, device)
+    # Factories seed and draw, and so do models in the forward pass.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        factory = _factory(spec)
+        model = _made(spec, factory, dataset.num_classes)
+        if weights is not None:
+            _load_weights(model, weights)
+        training = any(module.training for module in model.modules())
+        model = model.to(device).float().eval()
+        flags = ["the model was in training mode"] * training + _examine(model, dataset, device)
     return Subject(
         name=spec.rsplit("/", 1)[-1].replace(".py:", ":"),
         model=model,
@@ -211,9 +211,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} holds more than tensors, or is no weights file, and is not unpickled."
-        ) from error
+        raise InputError(f"{path} holds more than tensors, or is no weights file, and is not unpickled.") from error
     except Exception as error:
         raise InputError(f"{path} is truncated or no weights file: {_reason(error)}.") from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
@@ -235,21 +233,15 @@ def _load_weights(model: nn.Module, path: Path) -> None:
 def _examine(model: nn.Module, dataset: Dataset, device: torch.device) -> list[str]:
     """Return reasons to doubt the model, from its outputs on the first test images."""
     x = dataset.test.unit(slice(0, _PROBE)).to(device)
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            first, second, alone = model(x), model(x), model(x[:1])
-        except Exception as error:
-            raise InputError(
-                f"The model does not classify images {list(x.shape)}: {_reason(error)}."
-            ) from error
+    try:
+        first, second, alone = model(x), model(x), model(x[:1])
+    except Exception as error:
+        raise InputError(f"The model does not classify images {list(x.shape)}: {_reason(error)}.") from error
     if not isinstance(first, Tensor):
         raise InputError(f"The model returns a {type(first).__name__}, not logits; let the factory wrap it.")
     wanted = [len(x), dataset.num_classes]
     if list(first.shape) != wanted:
-        raise InputError(
-            f"The model's outputs are {list(first.shape)}; {dataset.name} wants logits {wanted}."
-        )
+        raise InputError(f"The model's outputs are {list(first.shape)}; {dataset.name} wants logits {wanted}.")
     first, second, alone = first.float(), second.float(), alone.float()
     flags = []
     if not bool(first.isfinite().all()):

@@ -69,6 +69,12 @@ class Config:
     pairing: Literal["density", "labelled"] = "density"
     """Clean side of h2: x_p, unpaired (code), or the labelled images, paired (eq. 14)."""
 
+    def __post_init__(self) -> None:
+        if self.buffer_size < 1:
+            raise InputError(f"options.buffer_size must be at least 1, not {self.buffer_size}.")
+        if not 0 <= self.restart_probability <= 1:
+            raise InputError(f"options.restart_probability must be in [0, 1], not {self.restart_probability}.")
+
 
 class EBJDAT(Method):
     Config = Config
@@ -81,12 +87,13 @@ class EBJDAT(Method):
         fidelity="official",
     )
 
-    def __init__(self, config: Config, task: Task) -> None:
+    def __init__(self, config: Any, task: Task) -> None:
         super().__init__(config, task)
         faithful = config.scale == "faithful"
+        own_step_size = 1 / 8 if faithful else 1 / 4
         self.attack = PGD(
             steps=config.attack_steps,
-            step_size=config.attack_step_size or (1 / 8 if faithful else 1 / 4),
+            step_size=own_step_size if config.attack_step_size is None else config.attack_step_size,
             start_scale=0.5 if faithful else 1.0,
             project=not faithful if config.project is None else config.project,
             direction=config.direction,
@@ -108,7 +115,7 @@ class EBJDAT(Method):
             len(batch.density), config.restart_probability, lambda n: self.start.sample_any(n, random), random
         )
         with frozen(model, training=config.sampler_mode == "train"):
-            x_q = config.sampler(lambda x: marginal_energy(model(x)), x, random)
+            x_q = config.sampler(lambda x: marginal_energy(model(x)), x.to(batch.density.device), random)
         self.buffer.update(index, x_q)
         return x_q
 
@@ -139,8 +146,8 @@ class EBJDAT(Method):
             with torch.no_grad():
                 clean = F.normalize(model(x))
             return lambda x_adv, logits: weight * (F.normalize(logits) - clean).square().sum(1)
-        if self.lpips is not None:
-            return lambda x_adv, logits: -weight * self.lpips(x_adv, x)
+        if (lpips := self.lpips) is not None:
+            return lambda x_adv, logits: -weight * lpips(x_adv, x)
         return lambda x_adv, logits: logits.new_zeros(len(logits))
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from methods.errors import InputError
 from methods.primitives.losses import cross_entropy
 from methods.training.method import Batch, Card, Inner, Losses, Method
 
@@ -17,6 +18,10 @@ from methods.training.method import Batch, Card, Inner, Losses, Method
 class Config:
     label_smoothing: float = 0.0
     """Mass spread evenly over all classes; Rice et al.: 0."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing <= 1:
+            raise InputError(f"options.label_smoothing must be in [0, 1], not {self.label_smoothing}.")
 
 
 class Standard(Method):

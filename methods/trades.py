@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from methods.errors import InputError
 from methods.primitives.attacks import PGD
 from methods.primitives.losses import cross_entropy, kl_divergence
 from methods.primitives.modes import frozen
@@ -25,6 +26,10 @@ class Config:
     """Weight of the robust term, 1/lambda; paper: 6 (MNIST: 1)."""
     attack: PGD = field(default_factory=lambda: PGD(steps=10, step_size=7 / 31, start="normal"))
     """Paper: 10 steps of .007 at eps .031."""
+
+    def __post_init__(self) -> None:
+        if not self.beta >= 0:
+            raise InputError(f"options.beta must not be negative, not {self.beta}.")
 
 
 class TRADES(Method):

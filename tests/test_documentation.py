@@ -24,7 +24,8 @@ def write_examples(document: Path, folder: Path) -> set[str]:
 
 def python(folder: Path, *arguments: str) -> str:
     """Run Python in a folder with the project there or, else, this one; return what it printed."""
-    environment = os.environ | {"PYTHONPATH": str(folder if (folder / "benchmark").is_dir() else ROOT)}
+    source = folder if (folder / "benchmark").is_dir() else ROOT
+    environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )

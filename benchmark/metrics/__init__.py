@@ -53,7 +53,5 @@ def get(name: str) -> ModuleType:
     """
     modules = _modules()
     if name not in modules:
-        raise InputError(
-            f'There is no metric "{name}" (there are {", ".join(names())}).{nearest(name, modules)}'
-        )
+        raise InputError(f'There is no metric "{name}" (there are {", ".join(names())}).{nearest(name, modules)}')
     return import_module(modules[name])

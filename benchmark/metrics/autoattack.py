@@ -81,18 +81,14 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     }
     flags = counted(str(message) for message in arrays["shard_warnings"])
     if (helped := after[-2] - after[-1]) > _SQUARE_POINTS:
-        flags.append(
-            f"Square lowered the accuracy by {helped:.2f} points below the gradient attacks (masking?)"
-        )
+        flags.append(f"Square lowered the accuracy by {helped:.2f} points below the gradient attacks (masking?)")
     return data.finish(arrays, values, flags)
 
 
 def _attack(subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int) -> Arrays:
     x, y = shard.x, shard.y
     with torch.no_grad():
-        subject.logits(
-            x, batch_size
-        )  # refuses NaN, which AutoAttack would count as robust or broken by chance
+        subject.logits(x, batch_size)  # refuses NaN, which AutoAttack would count as robust or broken by chance
     with _contained() as messages:
         adversary = AutoAttack(
             subject.model,
@@ -109,24 +105,17 @@ def _attack(subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int
 
     broken_by = watch.broken_by(y.cpu())
     if not torch.equal(broken_by == ROBUST, (y_adv == y).cpu()):
-        raise RuntimeError(
-            "AutoAttack's verdicts do not agree with the attacks seen; its version may be unsupported"
-        )
+        raise RuntimeError("AutoAttack's verdicts do not agree with the attacks seen; its version may be unsupported")
     perturbation = threat.distance(x_adv, x)
     outside = bool((x_adv < 0).any()) or bool((x_adv > 1).any())
     if not bool((perturbation <= threat.radius + _SLACK).all()) or outside:
         largest = float(perturbation.max())
-        raise RuntimeError(
-            f"AutoAttack left the threat model: NaN, outside [0, 1], or {largest:.6f} from the image"
-        )
+        raise RuntimeError(f"AutoAttack left the threat model: NaN, outside [0, 1], or {largest:.6f} from the image")
     return {
         "broken_by": broken_by.numpy(),
         "perturbation": perturbation.cpu().numpy(),
         "shard_warnings": np.array(messages, dtype=np.str_),
-        **{
-            f"shard_seconds_{name}": np.array([spent])
-            for name, spent in zip(ATTACKS, watch.seconds, strict=True)
-        },
+        **{f"shard_seconds_{name}": np.array([spent]) for name, spent in zip(ATTACKS, watch.seconds, strict=True)},
     }
 
 

@@ -100,9 +100,7 @@ def attack_shard(subject: Subject, data: Shards, protocol: Protocol) -> Callable
     return outcome
 
 
-def _in_batches(
-    loss: Callable[[Tensor, Tensor], Tensor], y: Tensor, batch_size: int
-) -> Callable[[Tensor], Tensor]:
+def _in_batches(loss: Callable[[Tensor, Tensor], Tensor], y: Tensor, batch_size: int) -> Callable[[Tensor], Tensor]:
     """Return x -> loss(x, y) per image, which holds a graph of at most ``batch_size`` images at a time."""
     if batch_size >= len(y):
         return lambda x: loss(x, y)
@@ -113,9 +111,7 @@ class _Batched(torch.autograd.Function):
     """Values and gradients together, batch by batch; images are independent, so rows are too."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor], batch_size: int
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor], batch_size: int) -> Tensor:
         values, gradients = [], []
         for x_batch, y_batch in zip(x.detach().split(batch_size), y.split(batch_size), strict=True):
             with torch.enable_grad():

@@ -15,7 +15,7 @@ __all__ = ["NAMES", "Augment", "Dataset", "ImageSet", "Stream", "load"]
 
 _HOMES = {"Augment": "streams", "Dataset": "images", "ImageSet": "images", "Stream": "streams"}
 
-DIGITS_VALIDATION = 150
+DIGITS_VALIDATION = 100
 VALIDATION = 1000
 
 
@@ -34,7 +34,7 @@ def load(name: str, *, root: Path = Path("data"), validation: int | None = None,
     Args:
         name: a name of ``NAMES``, for example "digits", "imagefolder:PATH", "npz:FILE".
         root: folder for downloads and caches; made where one is needed.
-        validation: number of validation images, less than the training images; by default 150 for digits, and
+        validation: number of validation images, less than the training images; by default 100 for digits, and
             elsewhere 1000, or a tenth of the training images where that is fewer.
         size: side in pixels to which the images of an image folder are resized; no other data set is.
 

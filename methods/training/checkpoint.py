@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -49,7 +50,8 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
     except (OSError, SafetensorError, RuntimeError) as error:
         raise InputError(f"Cannot write {path}: {error}.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -99,8 +101,9 @@ def load_checkpoint(path: Path, which: Literal["best", "last"] = "best") -> Chec
         )
         model.load_state_dict(state)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"The weights in {file} do not fit the backbone the file describes: {reason}") from error
+        # torch's report begins with a heading; its second line names the first weight that does not fit.
+        reason = (str(error).splitlines() or [type(error).__name__])[:2][-1].strip().rstrip(".")
+        raise InputError(f"The weights in {file} do not fit the backbone the file describes: {reason}.") from error
     return Checkpoint(model.eval(), metadata, file)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
@@ -69,9 +70,17 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "validate_every", "log_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"train.{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("lr", "weight_decay", "warmup_steps", "checkpoint_seconds", "decay"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"train.{name} must not be negative, not {getattr(self, name)}.")
+        for name in ("lr", "weight_decay", "warmup_steps", "decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"train.{name} must be finite and not negative, not {getattr(self, name)}.")
+        if not self.checkpoint_seconds >= 0:
+            raise InputError(f"train.checkpoint_seconds must not be negative, not {self.checkpoint_seconds}.")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"train.momentum must be in [0, 1), not {self.momentum}.")
+        if self.nesterov and self.momentum == 0:
+            raise InputError("train.nesterov needs a positive train.momentum.")
+        if self.gradient_clip is not None and not self.gradient_clip > 0:
+            raise InputError(f"train.gradient_clip must be positive or null, not {self.gradient_clip}.")
         if any(not 0 < at < 1 for at in self.milestones):
             raise InputError(f"train.milestones are shares of the training in (0, 1), not {list(self.milestones)}.")
         if self.schedule == "step" and not self.milestones:
@@ -153,10 +162,13 @@ def experiment(mapping: Mapping[str, Any]) -> Experiment:
     known = {item.name for item in fields(Experiment)}
     for key in mapping:
         if key not in known:
-            raise InputError(f'Unknown key "{key}".{nearest(key, known)}')
+            raise InputError(f'Unknown key "{key}".{nearest(str(key), known)}')
     for key in ("recipe", "method", "dataset", "threat"):
         if not isinstance(mapping.get(key), str):
             raise InputError(f'The key "{key}" is missing or not a text.')
+    reported = mapping.get("reported", [])
+    if not isinstance(reported, list | tuple):
+        raise InputError(f'"reported" must be a list of numbers from the literature, not {reported!r}.')
     method = get(mapping["method"])
     result = Experiment(
         recipe=mapping["recipe"],
@@ -169,10 +181,7 @@ def experiment(mapping: Mapping[str, Any]) -> Experiment:
         train=overlay(TrainConfig(), mapping.get("train", {}), "train"),
         data=overlay(DataConfig(), mapping.get("data", {}), "data"),
         budget=_value(str, mapping.get("budget", ""), "budget"),
-        reported=tuple(
-            _create(Reported, item, f"reported[{position}]")
-            for position, item in enumerate(mapping.get("reported", ()))
-        ),
+        reported=tuple(_create(Reported, item, f"reported[{position}]") for position, item in enumerate(reported)),
     )
     if result.seed < 0:
         raise InputError(f"seed must not be negative, not {result.seed}.")
@@ -226,6 +235,6 @@ def _fractions(value: object) -> object:
     if isinstance(value, str) and any(character.isdigit() for character in value):
         try:
             return float(Fraction(value))
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ZeroDivisionError, OverflowError):
             return value
     return value

@@ -50,7 +50,9 @@ def _bar(title: str, total: int, completed: int) -> Iterator[Advance]:
         task = bar.add_task(title, total=total, completed=completed, status="")
 
         def advance(completed: int, status: str = "") -> None:
-            bar.update(task, completed=completed, **({"status": status} if status else {}))
+            bar.update(task, completed=completed)
+            if status:
+                bar.update(task, status=status)
 
         yield advance
 

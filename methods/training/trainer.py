@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -141,7 +141,7 @@ class _Training:
             self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
         self.network: nn.Module = self.model
         if config.compile:
-            self.network = torch.compile(self.model)
+            self.network = cast(nn.Module, torch.compile(self.model))
         self.done = 0
         self.best = _Best()
         self.seconds = 0.0
@@ -150,7 +150,6 @@ class _Training:
         self.commits = [self.provenance["commit"]]
 
     def run(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._restore()
         write_text(self.folder / "config.yaml", yaml.safe_dump(self.experiment.resolved(), sort_keys=False))
         title = f"{self.experiment.recipe} on {self.dataset.name}, seed {self.experiment.seed}"
@@ -221,7 +220,7 @@ class _Training:
 
     def _result(self) -> Classifier:
         """The model that is validated and saved: the moving average where there is one."""
-        return self.model if self.ema is None else self.ema.module
+        return self.model if self.ema is None else cast(Classifier, self.ema.module)
 
     def _validate(self, epoch: int) -> dict[str, float]:
         if len(self.dataset.validation) == 0:
@@ -368,8 +367,16 @@ def _placed(images: ImageSet, device: torch.device) -> ImageSet:
 
 @contextmanager
 def _log(folder: Path, length: int) -> Iterator[Any]:
-    """Open the log for appending, cut to what the resumed checkpoint had written."""
-    with open(folder / "log.jsonl", "a+b") as handle:
-        handle.truncate(length)
-    with open(folder / "log.jsonl", "a", encoding="utf-8") as handle:
-        yield handle
+    """Open the log for appending, cut to what the resumed checkpoint had written.
+
+    Raises:
+        InputError: the log cannot be written, for example because the disk is full.
+    """
+    path = folder / "log.jsonl"
+    try:
+        with open(path, "a+b") as handle:
+            handle.truncate(length)
+        with open(path, "a", encoding="utf-8") as handle:
+            yield handle
+    except OSError as error:
+        raise InputError(f"Cannot write {path}: {error}.") from error

@@ -9,7 +9,7 @@ import pytest
 
 from benchmark.config import protocols
 from benchmark.metrics import DEFAULT, clean, pgd
-from benchmark.protocol import Protocol, load
+from benchmark.protocol import Protocol, default, load, threat_of
 from methods.errors import InputError
 
 
@@ -29,9 +29,7 @@ def test_protocols_of_the_project_are_standard_and_complete(name: str) -> None:
 
 def test_threats_of_the_project_are_those_of_the_names() -> None:
     assert load("digits-linf-v1").threat == "Linf:0.15"
-    assert {load(f"{name}-linf-8_255-v1").threat for name in ("cifar10", "cifar100", "cifar10-jpeg")} == {
-        "Linf:8/255"
-    }
+    assert {load(f"{name}-linf-8_255-v1").threat for name in ("cifar10", "cifar100", "cifar10-jpeg")} == {"Linf:8/255"}
 
 
 def test_general_protocol_wants_a_threat_and_stays_standard() -> None:
@@ -46,6 +44,26 @@ def test_another_threat_makes_a_protocol_custom() -> None:
     changed = load("digits-linf-v1", "Linf:0.1")
     assert changed.role == "custom"
     assert changed.hash != load("digits-linf-v1").hash
+
+
+@pytest.mark.parametrize(
+    ("dataset", "threat", "name"),
+    [
+        ("digits", None, "digits-linf-v1"),
+        ("digits", "linf:0.15", "digits-linf-v1"),
+        ("digits", "Linf:0.1", "standard-v1"),
+        ("cifar10", "Linf:8/255", "cifar10-linf-8_255-v1"),
+        ("cifar10-jpeg", None, "cifar10-jpeg-linf-8_255-v1"),
+        ("npz:mine.npz", "L2:0.5", "standard-v1"),
+    ],
+)
+def test_data_sets_have_protocols_of_their_own(dataset: str, threat: str | None, name: str) -> None:
+    assert default(dataset, threat) == name
+
+
+def test_threat_of_a_protocol_is_told_without_loading_it() -> None:
+    assert threat_of("digits-linf-v1") == "Linf:0.15"
+    assert threat_of("standard-v1") is None
 
 
 def test_hash_is_over_content_and_not_over_words(protocol: Callable[..., Protocol]) -> None:
@@ -66,9 +84,7 @@ def test_hash_is_over_content_and_not_over_words(protocol: Callable[..., Protoco
         {"metrics": {"clean": {}, "pgd20": {"steps": 21}, "energy": {}}},
     ],
 )
-def test_hash_changes_with_what_decides_a_number(
-    protocol: Callable[..., Protocol], change: dict[str, object]
-) -> None:
+def test_hash_changes_with_what_decides_a_number(protocol: Callable[..., Protocol], change: dict[str, object]) -> None:
     assert protocol(**change).hash != protocol().hash
 
 
@@ -93,10 +109,10 @@ GOOD = "id: mine\nthreat: Linf:8/255\nmetrics:\n  clean:\n  pgd20: {steps: 5}\n"
     ("text", "sentence"),
     [
         (GOOD + "shards: 10\n", 'unknown key "shards". Did you mean "shard"'),
-        (GOOD + "shard: many\n", '"shard" is \'many\''),
+        (GOOD + "shard: many\n", "\"shard\" is 'many'"),
         (GOOD + "shard: 0\n", '"shard" is 0'),
         (GOOD + "seed: -1\n", '"seed" is -1'),
-        (GOOD + "role: mine\n", '"role" is \'mine\''),
+        (GOOD + "role: mine\n", "\"role\" is 'mine'"),
         (GOOD.replace("Linf:8/255", "Linf:8"), "8/255"),
         (GOOD.replace("steps", "step"), 'unknown key "step". Did you mean "steps"'),
         (GOOD.replace("steps: 5", "steps: 0"), '"steps" is 0'),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import subprocess
 import sys
@@ -39,9 +40,7 @@ def values(result: Measurement) -> dict[str, Any]:
     return {name: value for name, value in result.values.items() if not name.startswith("seconds")}
 
 
-def test_all_metrics_of_the_protocol_run_in_the_registry_s_order(
-    toy: Any, protocol: Protocols, store: Store
-) -> None:
+def test_all_metrics_of_the_protocol_run_in_the_registry_s_order(toy: Any, protocol: Protocols, store: Store) -> None:
     shuffled = protocol(metrics={"energy": {}, "pgd20": {}, "clean": {}})
     results = evaluate(toy().subject(), toy().dataset, shuffled, store=store, progress=False)
     assert list(results) == ["clean", "pgd20", "energy"]
@@ -52,9 +51,7 @@ def test_all_metrics_of_the_protocol_run_in_the_registry_s_order(
 
 
 @pytest.mark.parametrize(("limit", "n"), [(1, 1), (13, 13), (24, 24), (1000, 24)])
-def test_limit_takes_the_first_images(
-    toy: Any, protocol: Protocols, store: Store, limit: int, n: int
-) -> None:
+def test_limit_takes_the_first_images(toy: Any, protocol: Protocols, store: Store, limit: int, n: int) -> None:
     results = evaluate(
         toy().subject(), toy().dataset, protocol(), limit=limit, metrics=["clean"], store=store, progress=False
     )
@@ -87,9 +84,7 @@ def test_what_does_not_fit_together_is_refused(toy: Any, protocol: Protocols, st
         evaluate(toy().subject(), toy().dataset, protocol(dataset="digits"), store=store)
 
 
-def test_failed_metric_keeps_its_error_and_the_rest_is_measured(
-    toy: Any, protocol: Protocols, store: Store
-) -> None:
+def test_failed_metric_keeps_its_error_and_the_rest_is_measured(toy: Any, protocol: Protocols, store: Store) -> None:
     class Cut(nn.Module):
         def __init__(self, inner: nn.Module) -> None:
             super().__init__()
@@ -120,9 +115,7 @@ def test_diverged_model_fails_and_gets_no_accuracy(toy: Any, protocol: Protocols
     assert "not finite" in str(results["clean"].error)
 
 
-def test_save_errors_are_fatal(
-    toy: Any, protocol: Protocols, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_save_errors_are_fatal(toy: Any, protocol: Protocols, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object) -> None:
         raise SaveError("Cannot write: no space left on device.")
 
@@ -189,9 +182,7 @@ def test_metrics_see_eval_mode_full_precision_and_frozen_weights(
     }
 
 
-def test_batch_size_is_recorded_and_changes_no_verdict_here(
-    toy: Any, protocol: Protocols, tmp_path: Path
-) -> None:
+def test_batch_size_is_recorded_and_changes_no_verdict_here(toy: Any, protocol: Protocols, tmp_path: Path) -> None:
     whole, split = (
         evaluate(
             toy().subject(), toy().dataset, protocol(), batch_size=size, store=Store(tmp_path / name), progress=False
@@ -298,6 +289,20 @@ def test_each_finished_metric_is_one_line_on_stderr(
     assert [line.split(":")[0] for line in captured.err.splitlines()] == ["clean", "pgd20", "energy"]
     assert "91.67 (n=24" in captured.err
     assert captured.out == ""
+
+
+def test_terminal_gets_a_bar_and_the_same_numbers(
+    toy: Any, protocol: Protocols, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    silent = evaluate(toy().subject(), toy().dataset, protocol(), store=Store(tmp_path / "a"), progress=False)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    shown = evaluate(toy().subject(), toy().dataset, protocol(), store=Store(tmp_path / "b"))
+    assert numbers(shown) == numbers(silent)
+    assert "3/3" in terminal.getvalue()
 
 
 def test_threat_of_the_protocol_reaches_the_attack(toy: Any, protocol: Protocols, store: Store) -> None:

@@ -82,9 +82,7 @@ def test_whole_shards_are_shared_between_limits_and_cut_ones_are_not(make: Made)
         lambda data: {"digest": "other"},
     ],
 )
-def test_identity_changes_with_what_can_change_a_number(
-    make: Made, change: Callable[[Shards], dict[str, Any]]
-) -> None:
+def test_identity_changes_with_what_can_change_a_number(make: Made, change: Callable[[Shards], dict[str, Any]]) -> None:
     assert make(**change(make())).identity != make().identity
 
 
@@ -97,9 +95,7 @@ def test_identity_does_not_change_with_batch_size_or_limit_or_unrelated_metrics(
 
 def test_energy_is_stored_under_the_attack_it_reads(make: Made) -> None:
     data = make(metric="energy")
-    stronger = data.protocol.model_copy(
-        update={"metrics": {"pgd20": {"steps": 40}, "energy": {}, "clean": {}}}
-    )
+    stronger = data.protocol.model_copy(update={"metrics": {"pgd20": {"steps": 40}, "energy": {}, "clean": {}}})
     assert make(metric="energy", protocol=stronger).identity != data.identity
 
 

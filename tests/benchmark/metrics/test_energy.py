@@ -69,9 +69,7 @@ def test_images_are_attacked_once_for_both_metrics(
         )
         samples.append(store.samples(results[metric]))
     run_alone = Store(store.root / "alone")
-    evaluate(
-        toy().subject(alone), toy().dataset, protocol(), metrics=["pgd20"], store=run_alone, progress=False
-    )
+    evaluate(toy().subject(alone), toy().dataset, protocol(), metrics=["pgd20"], store=run_alone, progress=False)
     assert model.forwards == alone.forwards
     first, second = samples
     assert first is not None

@@ -29,9 +29,7 @@ def run(made: Any, protocol: Protocol, store: Store, **arguments: Any) -> tuple[
     return results["pgd20"], samples
 
 
-def test_two_classes_are_broken_exactly_where_the_closed_form_says(
-    toy: Any, protocol: Protocols, store: Store
-) -> None:
+def test_two_classes_are_broken_exactly_where_the_closed_form_says(toy: Any, protocol: Protocols, store: Store) -> None:
     made = toy(classes=2, images=60)
     # With two classes the gradient's sign is the same everywhere, so that PGD reaches the worst corner.
     _, samples = run(made, protocol(threat="Linf:0.02"), store)
@@ -83,9 +81,7 @@ def test_splitting_the_forward_passes_gives_the_same_values_and_gradients() -> N
     assert torch.allclose(gradients[0], gradients[1], rtol=1e-12)
 
 
-def test_batch_size_moves_no_verdict_of_a_linear_classifier(
-    toy: Any, protocol: Protocols, store: Store
-) -> None:
+def test_batch_size_moves_no_verdict_of_a_linear_classifier(toy: Any, protocol: Protocols, store: Store) -> None:
     _, whole = run(toy(), protocol(), store)
     _, split = run(toy(), protocol(), Store(store.root / "split"), batch_size=3)
     assert whole["correct"].tolist() == split["correct"].tolist()

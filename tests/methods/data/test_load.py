@@ -10,8 +10,8 @@ from methods.errors import InputError
 
 def test_digits_by_default() -> None:
     dataset = load("digits")
-    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (1198, 150, 449)
-    assert dataset.validation.labels.bincount().tolist() == [15] * 10
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (1397, 100, 300)
+    assert dataset.validation.labels.bincount().tolist() == [10] * 10
     assert dataset.image_shape == (1, 8, 8)
     assert dataset.num_classes == 10
     assert dataset.digests == {
@@ -38,9 +38,9 @@ def test_a_larger_validation_split_contains_the_smaller() -> None:
     assert all(tuple(row) in larger for row in small.images.flatten(1).tolist())
 
 
-@pytest.mark.parametrize("validation", [-1, 1348, 5000])
+@pytest.mark.parametrize("validation", [-1, 1497, 5000])
 def test_impossible_validation(validation: int) -> None:
-    with pytest.raises(InputError, match="between 0 and 1347"):
+    with pytest.raises(InputError, match="between 0 and 1496"):
         load("digits", validation=validation)
 
 

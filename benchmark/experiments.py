@@ -1,0 +1,343 @@
+"""From recipes to entries: train each run, evaluate its checkpoint, write its entry, rebuild the tables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmark import config as files
+from benchmark import metrics as registry
+from benchmark import protocol as protocols
+from benchmark.leaderboard import SHOWN, read_tables, rebuild
+from benchmark.protocol import Protocol
+from benchmark.results import (
+    DataInfo,
+    Entry,
+    Measurement,
+    ProtocolInfo,
+    Reported,
+    SubjectInfo,
+    write_entry,
+)
+from benchmark.runner import evaluate
+from benchmark.store import Store
+from benchmark.subject import Subject, from_checkpoint, from_factory
+from methods.data import Dataset, load
+from methods.errors import InputError
+from methods.primitives.threat import ThreatModel
+from methods.training.checkpoint import write_json
+from methods.training.config import Experiment, experiment
+from methods.training.provenance import provenance
+from methods.training.trainer import TrainingFailed, read_manifest, select_device, train
+
+DATA = Path("data")
+GENERAL = "standard-v1"
+"""The standard protocol for any data set and threat model."""
+DEFAULT_THREAT = "Linf:8/255"
+"""For data sets whose overlay and protocol name none."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Recipes x seeds on one data set: everything is resolved and checked before the first training starts.
+
+    Raises:
+        InputError: at the first use of what is wrong.
+    """
+
+    recipes: Sequence[str]
+    dataset: str
+    seeds: Sequence[int] = (0,)
+    protocol: str | None = None
+    overrides: Sequence[str] = ()
+    config: Path | None = None
+    device: str = "auto"
+    runs: Path = Path("runs")
+    _loaded: dict[tuple[int | None, int | None], Dataset] = field(default_factory=dict)
+
+    @cached_property
+    def evaluation_protocol(self) -> Protocol:
+        """The protocol of the evaluation; its threat model is also that of recipes that name none."""
+        name = self.protocol or files.overlay(self.dataset).get("protocol", GENERAL)
+        chosen = self.changes.get("threat") or files.overlay(self.dataset).get("threat", DEFAULT_THREAT)
+        return protocols.load(name, None if protocols.threat_of(name) else chosen)
+
+    @cached_property
+    def changes(self) -> dict[str, Any]:
+        """What ``--config`` and ``--set`` change."""
+        return files.changes(self.config, self.overrides)
+
+    @cached_property
+    def experiments(self) -> list[Experiment]:
+        """One experiment for each recipe and seed, recipes outermost."""
+        names = dict.fromkeys(files.find_recipe(recipe) for recipe in self.recipes)
+        threat = self.evaluation_protocol.threat
+        return [
+            experiment(files.settings(name, self.dataset, seed=seed, changes=self.changes, threat=threat))
+            for name in names
+            for seed in self.seeds
+        ]
+
+    @cached_property
+    def torch_device(self) -> torch.device:
+        return select_device(self.device)
+
+    def data(self, run: Experiment) -> Dataset:
+        """Return the data set as an experiment splits it, loaded once."""
+        key = run.data.validation, run.data.size
+        if key not in self._loaded:
+            self._loaded[key] = load(run.dataset, root=DATA, validation=run.data.validation, size=run.data.size)
+        return self._loaded[key]
+
+    def check(self) -> None:
+        """Resolve everything now, so that bad input stops the command before any work."""
+        assert self.torch_device
+        for run in self.experiments:
+            self.data(run)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to measure of each checkpoint."""
+
+    metrics: Sequence[str] | None = None
+    limit: int | None = None
+    batch_size: int | None = None
+    which: Literal["best", "last"] = "best"
+
+    def check(self, protocol: Protocol) -> None:
+        """Refuse metrics that do not exist or that the protocol does not define, and impossible numbers."""
+        for metric in self.metrics or ():
+            registry.get(metric)
+            protocol.config(metric)
+        for name, value in (("--limit", self.limit), ("--batch-size", self.batch_size)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, not {value}.")
+
+    def measure(self, subject: Subject, dataset: Dataset, protocol: Protocol, runs: Path) -> dict[str, Measurement]:
+        """Measure one subject."""
+        return evaluate(
+            subject,
+            dataset,
+            protocol,
+            metrics=self.metrics,
+            limit=self.limit,
+            batch_size=self.batch_size,
+            store=Store(runs / "measurements"),
+        )
+
+
+def train_all(plan: Plan) -> list[str]:
+    """Train every run of the plan; return a sentence for each that failed."""
+    plan.check()
+    failures: list[str] = []
+    for _ in _trained(plan, failures):
+        pass
+    return failures
+
+
+def _trained(plan: Plan, failures: list[str]) -> Iterator[tuple[Experiment, Path]]:
+    for run in plan.experiments:
+        try:
+            folder = train(run, plan.data(run), plan.runs, plan.torch_device)
+        except TrainingFailed as error:
+            failures.append(str(error))
+            continue
+        print(f"{run.recipe} seed {run.seed}: {folder}", file=sys.stderr)
+        yield run, folder
+
+
+def run(plan: Plan, evaluation: Evaluation, leaderboards: Path) -> list[str]:
+    """Train and evaluate every run of the plan, write the entries and rebuild all tables.
+
+    Returns:
+        A sentence for each training or metric that failed; all others are kept.
+    """
+    protocol = plan.evaluation_protocol
+    evaluation.check(protocol)
+    plan.check()
+    failures: list[str] = []
+    entries: list[Path] = []
+    for trained, folder in _trained(plan, failures):
+        dataset = plan.data(trained)
+        subject = from_checkpoint(folder, plan.torch_device, evaluation.which)
+        measurements = evaluation.measure(subject, dataset, protocol, plan.runs)
+        failures += _failures(f"{trained.recipe} seed {trained.seed}", measurements)
+        entry = _entry(plan, trained, folder, subject, evaluation.which, protocol, measurements)
+        entries.append(write_entry(leaderboards, entry))
+    rebuild(leaderboards)
+    if entries:
+        folder = entries[0].parent.parent
+        _show_leaderboard(folder)
+        for title, path in (("entries", folder / "entries"), ("tables", folder), ("runs", plan.runs)):
+            print(f"{title}: {path}")
+    return failures
+
+
+def _failures(name: str, measurements: dict[str, Measurement]) -> list[str]:
+    return [f"{name}, {metric}: {found.error}" for metric, found in measurements.items() if found.status == "failed"]
+
+
+def _entry(
+    plan: Plan,
+    run: Experiment,
+    folder: Path,
+    subject: Subject,
+    which: str,
+    protocol: Protocol,
+    measurements: dict[str, Measurement],
+) -> Entry:
+    dataset, manifest = plan.data(run), read_manifest(folder)
+    n = next(iter(measurements.values())).n
+    training = {
+        key: manifest[key]
+        for key in ("epochs", "steps", "seconds", "precision", "best", "provenance")
+        if key in manifest
+    }
+    return Entry(
+        recipe=run.recipe,
+        method=run.method,
+        dataset=dataset.name,
+        threat=protocol.threat,
+        seed=run.seed,
+        config_digest=manifest["digest"],
+        subject=_subject_info(subject, which),
+        data=DataInfo(digests=dict(dataset.digests), n=n, of=len(dataset.test)),
+        partial=n < len(dataset.test),
+        protocol=ProtocolInfo(id=protocol.id, hash=protocol.hash, role=protocol.role),
+        measurements=measurements,
+        reported=[Reported(**asdict(quoted)) for quoted in run.reported],
+        training=training | {"threat": run.threat, "budget": run.budget, "settings": run.resolved()},
+        provenance=provenance(plan.torch_device),
+        overrides=files.flat(plan.changes),
+    )
+
+
+def _subject_info(subject: Subject, which: str | None) -> SubjectInfo:
+    return SubjectInfo(
+        kind=subject.kind,
+        weights_digest=subject.digest,
+        which=which,
+        architecture=subject.architecture,
+        parameters=subject.parameters,
+        flags=subject.flags,
+    )
+
+
+def evaluate_one(
+    evaluation: Evaluation,
+    *,
+    checkpoint: Path | None = None,
+    factory: str | None = None,
+    weights: Path | None = None,
+    dataset: str | None = None,
+    threat: str | None = None,
+    protocol: str | None = None,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    runs: Path = Path("runs"),
+    json_file: Path | None = None,
+) -> list[str]:
+    """Evaluate one checkpoint or stranger's model, print the result, and write it as JSON where asked.
+
+    Returns:
+        A sentence for each metric that failed.
+
+    Raises:
+        InputError: not exactly one subject, or anything named does not fit.
+    """
+    if (checkpoint is None) == (factory is None):
+        raise InputError("Give either --checkpoint PATH or --model FILE:FACTORY.")
+    if weights is not None and factory is None:
+        raise InputError("--weights goes with --model FILE:FACTORY.")
+    place = select_device(device)
+    subject = None if checkpoint is None else from_checkpoint(checkpoint, place, evaluation.which)
+    name = dataset or (subject.metadata["dataset"] if subject else None)
+    if name is None:
+        raise InputError("A stranger's model needs --dataset NAME.")
+    chosen = _protocol(name, threat, protocol, subject)
+    evaluation.check(chosen)
+    data = load(name, root=DATA, size=files.changes(None, overrides).get("data", {}).get("size"))
+    if subject is None:
+        assert factory is not None
+        subject = from_factory(factory, weights, data, place)
+    measurements = evaluation.measure(subject, data, chosen, runs)
+    result = _result(subject, data, chosen, measurements)
+    if json_file is not None:
+        write_json(json_file, result)
+    _print_result(subject, data, chosen, measurements, runs)
+    return _failures(subject.name, measurements)
+
+
+def _protocol(dataset: str, threat: str | None, protocol: str | None, subject: Subject | None) -> Protocol:
+    own = files.overlay(dataset).get("protocol", GENERAL)
+    if threat is not None and ThreatModel.parse(threat) != ThreatModel.parse(protocols.threat_of(own) or threat):
+        own = GENERAL
+    name = protocol or own
+    trained_at = subject.metadata["threat"] if subject else None
+    return protocols.load(name, threat or (None if protocols.threat_of(name) else trained_at))
+
+
+def _result(
+    subject: Subject, data: Dataset, protocol: Protocol, measurements: dict[str, Measurement]
+) -> dict[str, Any]:
+    metrics = {
+        name: {
+            **found.values,
+            **{key: getattr(found, key) for key in ("status", "error", "n", "flags", "seconds", "samples", "config")},
+        }
+        for name, found in measurements.items()
+    }
+    return {
+        "subject": subject.name,
+        "kind": subject.kind,
+        "weights_digest": subject.digest,
+        "subject_flags": subject.flags,
+        "dataset": data.name,
+        "data_digests": dict(data.digests),
+        "threat": protocol.threat,
+        "protocol": protocol.id,
+        "protocol_hash": protocol.hash,
+        "n": next(iter(measurements.values())).n,
+        "of": len(data.test),
+        "partial": next(iter(measurements.values())).n < len(data.test),
+        "metrics": metrics,
+        "provenance": provenance(subject.device),
+    }
+
+
+def _print_result(
+    subject: Subject, data: Dataset, protocol: Protocol, measurements: dict[str, Measurement], runs: Path
+) -> None:
+    table = Table("metric", "value", "", title=f"{subject.name} on {data.name} at {protocol.threat} ({protocol.id})")
+    for name, found in measurements.items():
+        if found.status == "failed":
+            table.add_row(name, "failed", found.error)
+        for key, value in found.values.items():
+            table.add_row(name, key, f"{value:.4g}" if isinstance(value, float) else str(value))
+        for flag in found.flags:
+            table.add_row(name, "flag", flag)
+    for flag in subject.flags:
+        table.add_row("subject", "flag", flag)
+    Console().print(table)
+    n = next(iter(measurements.values())).n
+    if n < len(data.test):
+        print(f"partial: the first {n} of {len(data.test)} test images")
+    print(f"outcomes per image: {runs / 'measurements'}")
+
+
+def _show_leaderboard(folder: Path) -> None:
+    """Print the tables of one data set and threat model, in the columns that fit a terminal."""
+    for title, rows in read_tables(folder):
+        table = Table(*SHOWN, title=title)
+        for row in rows:
+            table.add_row(*(row[column] for column in SHOWN))
+        Console(width=None if sys.stdout.isatty() else 160).print(table)

@@ -1,0 +1,261 @@
+"""Leaderboards: tables as a pure function of the entries."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.leaderboard import COLUMNS, SHOWN, read_tables, rebuild
+from benchmark.results import Entry, entry_path, write_entry
+from methods.errors import InputError
+
+Entries = Callable[..., Entry]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """Read a CSV table."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def built(root: Path, *entries: Entry) -> list[dict[str, str]]:
+    """Write entries, rebuild, and return the headline table."""
+    for entry in entries:
+        write_entry(root, entry)
+    rebuild(root)
+    return table(root / "digits" / "linf-0.15" / "leaderboard.csv")
+
+
+def test_columns_are_the_promised_ones_in_order(entry: Entries, tmp_path: Path) -> None:
+    (row,) = built(tmp_path, entry())
+    assert " ".join(row) == " ".join(COLUMNS)
+    assert " ".join(COLUMNS).startswith(
+        "rank method dataset threat seeds clean pgd20 autoattack fid inception_score energy_gap_mean "
+        "energy_gap_std masking reported_clean reported_autoattack protocol architecture n partial"
+    )
+
+
+def test_one_entry_gives_one_row(entry: Entries, tmp_path: Path) -> None:
+    (row,) = built(tmp_path, entry(overrides=["train.epochs=5", "train.lr=0.1"]))
+    assert row == {
+        **{"rank": "1", "method": "trades", "dataset": "digits", "threat": "Linf:0.15", "seeds": "1"},
+        **{"clean": "90.00", "pgd20": "-", "autoattack": "50.00", "fid": "-", "inception_score": "-"},
+        **{"energy_gap_mean": "-", "energy_gap_std": "-", "masking": "-", "reported_clean": "-"},
+        **{"reported_autoattack": "-", "protocol": "digits-linf-v1", "architecture": "wrn-10-2", "n": "100"},
+        **{"partial": "-", "config_digest": "cccccccc", "overrides": "train.epochs=5; train.lr=0.1"},
+        **{"selection": "best", "flags": "-"},
+    }
+
+
+def test_seeds_are_averaged_with_the_sample_deviation(entry: Entries, tmp_path: Path) -> None:
+    (row,) = built(
+        tmp_path,
+        *(entry(seed=seed, values={"clean": value, "autoattack": 50.0}) for seed, value in enumerate([89, 90, 94])),
+    )
+    # mean 91, deviations -2, -1, 3: sqrt(14 / 2)
+    assert (row["seeds"], row["clean"], row["autoattack"]) == ("3", "91.00 ± 2.65", "50.00 ± 0.00")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"config_digest": "f" * 64}, {"which": "last"}, {"n": 50}, {"recipe": "pgd_at"}],
+)
+def test_what_is_no_seed_of_the_same_experiment_is_another_row(
+    entry: Entries, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    rows = built(tmp_path, entry(seed=0), entry(seed=1, **other))
+    assert [row["seeds"] for row in rows] == ["1", "1"]
+
+
+def test_failed_and_missing_metrics_are_said(entry: Entries, tmp_path: Path) -> None:
+    (row,) = built(tmp_path, entry(values={"clean": 90.0, "autoattack": None}))
+    assert (row["clean"], row["pgd20"], row["autoattack"]) == ("90.00", "-", "failed")
+    (row,) = built(
+        tmp_path,
+        entry(seed=1, values={"clean": 90.0, "autoattack": 48.0}),
+        entry(seed=2, values={"clean": 90.0}),
+    )
+    assert row["autoattack"] == "48.00 (1 of 3, 1 failed)"
+    assert row["clean"] == "90.00 ± 0.00"
+
+
+def test_rows_are_ranked_by_autoattack_and_partial_ones_come_last(entry: Entries, tmp_path: Path) -> None:
+    rows = built(
+        tmp_path,
+        entry("weak", values={"clean": 99.0, "autoattack": 10.0}),
+        entry("strong", values={"clean": 80.0, "autoattack": 60.0}),
+        entry("tied_better", values={"clean": 90.0, "autoattack": 10.0, "pgd20": 12.0}),
+        entry("broken", values={"clean": 99.5, "autoattack": None}),
+        entry("half", n=50, values={"clean": 100.0, "autoattack": 99.0}),
+        entry("half_weak", n=50, values={"clean": 100.0, "autoattack": 98.0}),
+        entry("tenth", n=10, values={"clean": 100.0, "autoattack": 100.0}),
+    )
+    assert [(row["rank"], row["method"], row["partial"]) for row in rows] == [
+        ("1", "strong", "-"),
+        ("2", "tied_better", "-"),
+        ("3", "weak", "-"),
+        ("4", "broken", "-"),
+        ("1", "half", "50 of 100"),
+        ("2", "half_weak", "50 of 100"),
+        ("1", "tenth", "10 of 100"),
+    ]
+
+
+def test_protocols_never_share_a_table(entry: Entries, tmp_path: Path) -> None:
+    newest = ("digits-linf-v10", "b" * 12, "standard")
+    rows = built(
+        tmp_path,
+        entry("old", protocol=("digits-linf-v9", "a" * 12, "standard")),
+        entry("new", protocol=newest),
+        entry("edited", protocol=("digits-linf-v10", "c" * 12, "standard")),
+        entry("edited_too", protocol=newest),
+        entry("theirs", protocol=("zz-authors-v1", "d" * 12, "authors")),
+    )
+    folder = tmp_path / "digits" / "linf-0.15"
+    assert {row["method"] for row in rows} == {"new", "edited_too"}
+    others = {path.name: [row["method"] for row in table(path)] for path in folder.glob("leaderboard-*.csv")}
+    assert others == {
+        "leaderboard-digits-linf-v9-aaaaaaaa.csv": ["old"],
+        "leaderboard-digits-linf-v10-cccccccc.csv": ["edited"],
+        "leaderboard-zz-authors-v1-dddddddd.csv": ["theirs"],
+    }
+    markdown = (folder / "leaderboard.md").read_text()
+    assert [line for line in markdown.splitlines() if line.startswith("## ")] == [
+        *["## digits-linf-v10", "## digits-linf-v10", "## digits-linf-v9", "## zz-authors-v1", "## Columns"]
+    ]
+
+
+def test_threats_and_data_sets_have_folders_of_their_own(entry: Entries, tmp_path: Path) -> None:
+    for threat, dataset in (("Linf:0.15", "digits"), ("Linf:0.1", "digits"), ("L2:0.5", "imagefolder:/a/b")):
+        write_entry(tmp_path, entry(threat=threat, dataset=dataset))
+    assert [str(path.relative_to(tmp_path)) for path in rebuild(tmp_path)] == [
+        *["digits/linf-0.1/leaderboard.csv", "digits/linf-0.1/leaderboard.md"],
+        *["digits/linf-0.15/leaderboard.csv", "digits/linf-0.15/leaderboard.md"],
+        *["imagefolder-a-b/l2-0.5/leaderboard.csv", "imagefolder-a-b/l2-0.5/leaderboard.md"],
+    ]
+
+
+def test_without_a_standard_protocol_there_is_no_headline_table(entry: Entries, tmp_path: Path) -> None:
+    write_entry(tmp_path, entry(protocol=("mine", "a" * 12, "custom")))
+    assert [path.name for path in rebuild(tmp_path)] == ["leaderboard-mine-aaaaaaaa.csv", "leaderboard.md"]
+
+
+def test_markdown_says_protocol_images_and_columns(entry: Entries, tmp_path: Path) -> None:
+    built(tmp_path, entry("a|b"))
+    markdown = (tmp_path / "digits" / "linf-0.15" / "leaderboard.md").read_text()
+    assert markdown.startswith("# digits at Linf:0.15\n")
+    assert f"standard protocol, hash `{'a' * 12}`, n = 100 images" in markdown
+    assert "clean minus PGD-20" in markdown
+    assert "a\\|b" in markdown
+    header, rule, row = (line for line in markdown.splitlines() if line.startswith("|"))
+    assert header.count("|") == rule.count("|") == row.count("|") - 1 == len(COLUMNS) + 1
+    assert "90.00" in row
+
+
+def test_same_entries_give_the_same_bytes_in_any_order(entry: Entries, tmp_path: Path) -> None:
+    entries = [entry("a"), entry("b"), entry("a", seed=1), entry("c", n=20)]
+    contents = []
+    for name, order in (("one", entries), ("two", entries[::-1])):
+        built(tmp_path / name, *order)
+        rebuild(tmp_path / name)
+        files = sorted((tmp_path / name).rglob("leaderboard*"))
+        contents.append([(path.name, path.read_bytes()) for path in files])
+    assert contents[0] == contents[1]
+
+
+def test_tables_without_entries_are_deleted(entry: Entries, tmp_path: Path) -> None:
+    written = entry(protocol=("mine", "b" * 12, "custom"))
+    built(tmp_path, entry(), written)
+    folder = tmp_path / "digits" / "linf-0.15"
+    (folder / "notes.md").write_text("kept")
+    entry_path(tmp_path, written).unlink()
+    rebuild(tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *["entries", "leaderboard.csv", "leaderboard.md", "notes.md"]
+    ]
+    entry_path(tmp_path, entry()).unlink()
+    assert rebuild(tmp_path) == []
+    assert sorted(path.name for path in folder.iterdir()) == ["entries", "notes.md"]
+
+
+def test_tables_read_back_with_the_headline_first(entry: Entries, tmp_path: Path) -> None:
+    rows = built(tmp_path, entry(), entry("other", protocol=("mine", "b" * 12, "custom")))
+    tables = read_tables(tmp_path / "digits" / "linf-0.15")
+    assert [title for title, _ in tables] == [
+        "digits at Linf:0.15, protocol digits-linf-v1",
+        "digits at Linf:0.15, protocol mine",
+    ]
+    assert tables[0][1] == rows
+    assert set(SHOWN) <= set(COLUMNS)
+
+
+def test_no_leaderboards_are_no_tables(tmp_path: Path) -> None:
+    assert rebuild(tmp_path / "nowhere") == []
+
+
+def test_reported_numbers_are_of_the_same_data_set(entry: Entries, tmp_path: Path) -> None:
+    quoted = [
+        {"dataset": "cifar10", "metric": "clean", "value": 84.92, "source": "a"},
+        {"dataset": "digits", "metric": "clean", "value": 97.123, "source": "b", "note": "c"},
+        {"dataset": "digits", "metric": "clean", "value": 1.0, "source": "later"},
+        {"dataset": "cifar10", "metric": "autoattack", "value": 53.08, "source": "a"},
+    ]
+    (row,) = built(tmp_path, entry(reported=quoted))
+    assert (row["reported_clean"], row["reported_autoattack"]) == ("97.12", "-")
+
+
+def test_flags_are_counted(entry: Entries, tmp_path: Path) -> None:
+    plain = entry().model_dump()
+    plain["measurements"]["autoattack"]["flags"] = ["masked?", "noise?"]
+    plain["subject"]["flags"] = ["was training"]
+    (row,) = built(tmp_path, Entry.model_validate(plain))
+    assert row["flags"] == "subject: 1, autoattack: 2"
+
+
+def test_energies_have_three_decimals(entry: Entries, tmp_path: Path) -> None:
+    plain = entry().model_dump()
+    plain["measurements"]["energy"] = plain["measurements"]["clean"] | {
+        "metric": "energy",
+        "values": {"energy_gap_mean": -1.23456, "energy_gap_std": None},
+    }
+    (row,) = built(tmp_path, Entry.model_validate(plain))
+    assert (row["energy_gap_mean"], row["energy_gap_std"]) == ("-1.235", "-")
+
+
+def test_models_from_elsewhere_are_rows_of_their_own(entry: Entries, tmp_path: Path) -> None:
+    external = []
+    for digest in ("1" * 64, "2" * 64):
+        plain = entry("model:make", which=None, seed=None, config_digest=None).model_dump()
+        plain["subject"] |= {"kind": "external", "weights_digest": digest}
+        external.append(Entry.model_validate(plain))
+    rows = built(tmp_path, *external)
+    assert [(row["seeds"], row["config_digest"], row["selection"]) for row in rows] == [("-", "-", "-")] * 2
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"recipe": 3}'])
+def test_malformed_entry_is_named(entry: Entries, tmp_path: Path, content: str) -> None:
+    path = write_entry(tmp_path, entry())
+    path.with_name("bad.json").write_text(content)
+    with pytest.raises(InputError, match=r"entries/bad\.json"):
+        rebuild(tmp_path)
+
+
+def test_entry_in_the_wrong_folder_or_without_threat_is_named(entry: Entries, tmp_path: Path) -> None:
+    path = write_entry(tmp_path, entry())
+    path.write_text(entry(threat="Linf:0.1").model_dump_json())
+    with pytest.raises(InputError, match=r"belongs in digits/linf-0\.1"):
+        rebuild(tmp_path)
+    path.write_text(entry(threat="nothing").model_dump_json())
+    with pytest.raises(InputError, match=path.name):
+        rebuild(tmp_path)
+
+
+def test_same_run_twice_is_refused(entry: Entries, tmp_path: Path) -> None:
+    path = write_entry(tmp_path, entry())
+    path.with_name("copy.json").write_bytes(path.read_bytes())
+    with pytest.raises(InputError, match="same run twice"):
+        rebuild(tmp_path)

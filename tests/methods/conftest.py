@@ -1,0 +1,103 @@
+"""A handful of real digits, a network that fits them, and one method on them."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+
+from methods import get
+from methods.backbones import BackboneConfig, Classifier, build
+from methods.data import Dataset, load
+from methods.primitives.threat import ThreatModel
+from methods.training.config import Experiment, experiment, overlay
+from methods.training.method import Batch, Method, Task
+
+Options = dict[str, Any]
+TINY = {"buffer_size": 40}
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    """Return 96 training, 50 validation and 20 test images of the digits."""
+    full = load("digits", validation=150)
+    train, validation, test = full.train, full.validation, full.test
+    parts = train.select(slice(96)), validation.select(slice(50)), test.select(slice(20))
+    return Dataset(full.name, full.classes, *parts, full.mean, full.std)
+
+
+@pytest.fixture(scope="session")
+def batch(digits: Dataset) -> Batch:
+    """Return 16 labelled and 12 other images, clean."""
+    x, y = digits.train.unit(), digits.train.labels
+    return Batch(x[:16], y[:16], x[16:28], step=0, seed=0, progress=0.0)
+
+
+@pytest.fixture(scope="session")
+def network(digits: Dataset) -> Callable[[], Classifier]:
+    """Make WRN-10-1, always the same, in train mode."""
+
+    def make() -> Classifier:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            config = BackboneConfig(depth=10, widen=1)
+            return build(config, digits.num_classes, digits.image_shape, digits.mean, digits.std)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def fitted(digits: Dataset, network: Callable[[], Classifier]) -> Classifier:
+    """Return the network after 30 steps of Adam on the clean training images; shared, so only to be copied."""
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    x, y = digits.train.unit(), digits.train.labels
+    for _ in range(30):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model
+
+
+@pytest.fixture
+def trained(fitted: Classifier) -> Classifier:
+    """Return a copy of the fitted network, in train mode and without gradients."""
+    model = deepcopy(fitted)
+    model.zero_grad()
+    return model
+
+
+@pytest.fixture
+def make_method(digits: Dataset) -> Callable[..., Method]:
+    """Make a method by name, prepared on the digits, with options and a threat model."""
+
+    def make(name: str, options: Options | None = None, threat: str = "Linf:0.15") -> Method:
+        cls = get(name)
+        own = TINY if name == "ebjdat" else {}
+        config = overlay(cls.Config(), own | (options or {}), "options")
+        method = cls(config, Task(ThreatModel.parse(threat), digits.num_classes, digits.image_shape, seed=0))
+        method.prepare(digits.train)
+        return method
+
+    return make
+
+
+@pytest.fixture
+def make_experiment() -> Callable[..., Experiment]:
+    """Make an experiment of 18 steps (6 epochs) on the digits, with train settings and options laid over it."""
+
+    def make(method: str, options: Options | None = None, **train: Any) -> Experiment:
+        settings = {
+            "recipe": f"tiny_{method}",
+            "method": method,
+            "dataset": "digits",
+            "threat": "Linf:0.15",
+            "options": (TINY if method == "ebjdat" else {}) | (options or {}),
+            "backbone": {"depth": 10, "widen": 1},
+            "train": {"epochs": 6, "batch_size": 32, "lr": 0.05, "log_every": 1} | train,
+            "data": {"augment": {"padding": 1}, "density": {"noise": 0.015}},
+        }
+        return experiment(settings)
+
+    return make

@@ -1,0 +1,318 @@
+"""Each disagreement between paper and code is an option, and the option does what its name says."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from methods import ebjdat
+from methods.backbones import Classifier
+from methods.errors import InputError
+from methods.primitives.energy import joint_energy, marginal_energy
+from methods.primitives.losses import cross_entropy
+from methods.primitives.modes import frozen
+from methods.primitives.samplers import SGLD
+from methods.primitives.threat import ThreatModel
+from methods.training.method import Batch, Losses, Method, Task
+
+Network = Callable[[], Classifier]
+MakeMethod = Callable[..., Method]
+
+PIXEL = 1 / 255
+
+
+Attack = Callable[..., Tensor]
+
+
+@pytest.fixture
+def attack(make_method: MakeMethod, trained: Classifier, batch: Batch) -> Attack:
+    """Attack the trained network under options; no sampler moves its running statistics before."""
+
+    def compute(images: Batch = batch, threat: str = "Linf:0.15", start: str = "uniform", **options: Any) -> Tensor:
+        method = make_method("ebjdat", options | {"sampler": {"steps": 0}}, threat)
+        assert isinstance(method, ebjdat.EBJDAT)
+        method.attack = replace(method.attack, start=start)
+        return method.inner(trained, images)["x_adv"]
+
+    return compute
+
+
+def measured(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
+    with frozen(model), torch.no_grad():
+        logits = model(x)
+    values = {
+        "ce": cross_entropy(logits, y),
+        "joint_energy": joint_energy(logits, y),
+        "marginal_energy": marginal_energy(logits),
+    }
+    return {name: value.mean().item() for name, value in values.items()}
+
+
+@pytest.mark.parametrize("objective", ["joint_energy", "ce", "marginal_energy"])
+def test_inner_objective_is_raised(objective: str, attack: Attack, trained: Classifier, batch: Batch) -> None:
+    x_adv = attack(inner_objective=objective)
+    before, after = measured(trained, batch.x, batch.y), measured(trained, x_adv, batch.y)
+    assert after[objective] > before[objective] + 0.1
+    assert after["ce"] > 2 * before["ce"]
+
+
+def test_objectives_win_where_they_should(attack: Attack, trained: Classifier, batch: Batch) -> None:
+    """No objective raises another's value more than that one does itself."""
+    names = ["joint_energy", "ce", "marginal_energy"]
+    reached = {name: measured(trained, attack(inner_objective=name), batch.y) for name in names}
+    for name in names:
+        assert max(names, key=lambda other: reached[other][name]) == name
+
+
+def test_code_literal_lowers_the_energy_of_the_label(attack: Attack, trained: Classifier, batch: Batch) -> None:
+    """energy-methods.md 5.2: the released adversary is helpful."""
+    x_adv = attack(inner_objective="code_literal")
+    before, after = measured(trained, batch.x, batch.y), measured(trained, x_adv, batch.y)
+    assert after["joint_energy"] < before["joint_energy"] - 0.1
+    assert after["ce"] < before["ce"] / 2
+
+
+def grey(batch: Batch) -> Batch:
+    """Images far from 0 and 1, where nothing is clamped."""
+    return Batch(0.3 + 0.4 * batch.x, batch.y, batch.x_density, batch.step, batch.seed, batch.progress)
+
+
+@pytest.mark.parametrize(
+    ("options", "largest"),
+    [
+        ({"scale": "eps-8"}, 8 * PIXEL),
+        # Start 4/255 and five steps of 1/255, nothing projected (energy-methods.md 5.2: 9/255, measured).
+        ({"scale": "faithful"}, 9 * PIXEL),
+        ({"scale": "faithful", "project": True, "attack_steps": 9}, 8 * PIXEL),
+        ({"scale": "eps-8", "project": False}, 18 * PIXEL),
+        ({"scale": "faithful", "attack_step_size": 1 / 4}, 14 * PIXEL),
+    ],
+)
+def test_scale_and_projection(options: dict[str, Any], largest: float, attack: Attack, batch: Batch) -> None:
+    batch = grey(batch)
+    delta = (attack(batch, "Linf:8/255", **options) - batch.x).abs().max().item()
+    assert delta <= largest + 1e-6
+    assert delta >= 0.97 * largest
+
+
+def test_direction_of_the_step(attack: Attack, trained: Classifier, batch: Batch) -> None:
+    batch = grey(batch)
+    with frozen(trained):
+        x = batch.x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(joint_energy(trained(x), batch.y).sum(), x)
+    norms = gradient.flatten(1).norm(dim=1)
+    expected = {
+        "steepest": gradient.sign(),
+        "gradient": gradient,
+        "normalised": gradient / norms.view(-1, 1, 1, 1),
+    }
+    for direction, step in expected.items():
+        x_adv = attack(batch, start="zero", direction=direction, attack_steps=1, attack_step_size=0.01)
+        moved = (x_adv - batch.x) / (0.01 * 0.15)
+        torch.testing.assert_close(moved, step, atol=1e-3, rtol=1e-3)
+
+
+def test_logit_cosine_turns_the_logits_away(attack: Attack, trained: Classifier, batch: Batch) -> None:
+    def cosine(**options: Any) -> float:
+        x_adv = attack(inner_objective="code_literal", **options)
+        with frozen(trained), torch.no_grad():
+            return nn.functional.cosine_similarity(trained(batch.x), trained(x_adv)).mean().item()
+
+    without = cosine()
+    assert cosine(perceptual="logit_cos", perceptual_weight=0.0) == pytest.approx(without, abs=1e-6)
+    assert cosine(perceptual="logit_cos", perceptual_weight=100.0) < without - 0.05
+
+
+class Squared(nn.Module):
+    """LPIPS's interface around the squared distance of images in [-1, 1]."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, left: Tensor, right: Tensor, normalize: bool = False) -> Tensor:
+        assert normalize, "images in [0, 1] must be announced"
+        return self.scale * (2 * left - 2 * right).square().sum((1, 2, 3), keepdim=True)
+
+
+def test_lpips_pulls_the_adversary_back_and_is_no_part_of_the_state(
+    monkeypatch: pytest.MonkeyPatch, trained: Classifier, batch: Batch
+) -> None:
+    import lpips
+
+    monkeypatch.setattr(lpips, "LPIPS", Squared)
+    rgb = Batch(batch.x.repeat(1, 3, 2, 2), batch.y, None, 0, 0, 0.0)
+    model = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(192, 10))
+
+    def distance(weight: float) -> float:
+        config = ebjdat.Config(perceptual="lpips", perceptual_weight=weight, attack_steps=10)
+        method = ebjdat.EBJDAT(config, Task(ThreatModel.parse("Linf:0.15"), 10, (3, 16, 16), seed=0))
+        assert not list(method.parameters())
+        assert not method.state_dict()
+        return (method._attack(model, rgb) - rgb.x).square().mean().item()
+
+    assert distance(100.0) < 0.5 * distance(0.0)
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32), (3, 8, 8), (3, 32, 15)])
+def test_lpips_refuses_grey_and_small_images(shape: tuple[int, int, int]) -> None:
+    with pytest.raises(InputError, match="RGB images of at least 16 pixels"):
+        ebjdat.EBJDAT(ebjdat.Config(perceptual="lpips"), Task(ThreatModel.parse("Linf:8/255"), 10, shape, 0))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torchvision")
+def test_lpips_without_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def offline(*arguments: Any, **keywords: Any) -> None:
+        raise URLError("Temporary failure in name resolution")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    monkeypatch.setattr("torchvision.models.vgg.VGG", lambda *arguments, **keywords: nn.Module())
+    with pytest.raises(InputError, match="VGG weights of LPIPS cannot be loaded") as caught:
+        ebjdat.EBJDAT(ebjdat.Config(perceptual="lpips"), Task(ThreatModel.parse("Linf:8/255"), 10, (3, 32, 32), 0))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def total(make_method: MakeMethod, network: Network, batch: Batch) -> Callable[..., Losses]:
+    """Compute the loss under options, on the same weights, batch and inner images each time."""
+    inner = make_method("ebjdat").inner(network(), batch)
+
+    def compute(**options: Any) -> Losses:
+        return make_method("ebjdat", options).loss(network(), batch, inner)
+
+    return compute
+
+
+WEIGHTS = ("w_density", "w_energy", "w_clean", "w_adversarial")
+NONE = dict.fromkeys(WEIGHTS, 0.0)
+
+
+def test_weights_weigh_their_own_terms(total: Callable[..., Losses]) -> None:
+    terms = total().terms
+    contrast = terms["energy_data"] - terms["energy_adv"]
+    expected = {
+        "w_density": terms["energy_data"] - terms["energy_samples"],
+        "w_energy": contrast,
+        "w_clean": terms["clean"],
+        "w_adversarial": terms["adversarial"],
+    }
+    assert total(**NONE).total == 0
+    for name in WEIGHTS:
+        assert expected[name] != 0
+        alone = total(**NONE | {name: 2.0}).total.detach()
+        torch.testing.assert_close(alone, 2 * expected[name], atol=1e-6, rtol=1e-5)
+
+
+def test_h2_signs(total: Callable[..., Losses]) -> None:
+    only = NONE | {"w_energy": 1.0}
+    contrast, pull = (total(**only, h2=h2).total.item() for h2 in ("contrast", "pull"))
+    assert contrast == pytest.approx(-pull) != 0
+    assert total(**only, h2="absolute").total.item() == pytest.approx(abs(contrast))
+
+
+@pytest.mark.parametrize(("h2", "sign"), [("contrast", 1), ("pull", -1)])
+def test_h2_moves_the_energy_of_adversarial_images(
+    h2: str, sign: int, make_method: MakeMethod, trained: Classifier, batch: Batch
+) -> None:
+    """A step down the loss raises E(x_adv) against E(x_p) under contrast (eq. 14), and lowers it under pull."""
+    method = make_method("ebjdat", NONE | {"w_energy": 1.0, "h2": h2})
+    inner = method.inner(trained, batch)
+    before = method.loss(trained, batch, inner)
+    gradients = torch.autograd.grad(before.total, list(trained.parameters()))
+    with torch.no_grad():
+        for parameter, gradient in zip(trained.parameters(), gradients, strict=True):
+            parameter -= 1e-3 * gradient
+    after = method.loss(trained, batch, inner)
+    gap = [losses.terms["energy_adv"] - losses.terms["energy_data"] for losses in (before, after)]
+    assert sign * (gap[1] - gap[0]) > 0
+
+
+def test_pairing_picks_the_clean_side(total: Callable[..., Losses], network: Network, batch: Batch) -> None:
+    only = NONE | {"w_energy": 1.0}
+    losses = total(**only, pairing="labelled")
+    labelled = marginal_energy(network()(batch.x)).mean()
+    expected = labelled - losses.terms["energy_adv"]
+    torch.testing.assert_close(losses.total, expected, atol=1e-6, rtol=1e-5)
+    assert total(**only, pairing="density").total.item() != pytest.approx(expected.item())
+
+
+def buffers_moved(method: Method, model: nn.Module, batch: Batch) -> bool:
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    method.inner(model, batch)
+    return any(not torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+
+@pytest.mark.parametrize(
+    ("options", "moved"),
+    [
+        ({"sampler_mode": "train", "attack_mode": "eval"}, True),
+        ({"sampler_mode": "eval", "attack_mode": "eval"}, False),
+        ({"sampler_mode": "eval", "attack_mode": "train"}, True),
+    ],
+)
+def test_modes_decide_what_moves_the_running_statistics(
+    options: dict[str, Any], moved: bool, make_method: MakeMethod, network: Network, batch: Batch
+) -> None:
+    assert buffers_moved(make_method("ebjdat", options), network(), batch) == moved
+
+
+def test_sampler_lowers_the_energy_and_writes_its_chains_back(
+    make_method: MakeMethod, trained: Classifier, batch: Batch
+) -> None:
+    options = {"sampler_mode": "eval", "restart_probability": 0.0}
+    method = make_method("ebjdat", options)
+    before = method.state_dict()["buffer.images"].clone()
+    x_q = method.inner(trained, batch)["x_q"]
+    after = method.state_dict()["buffer.images"]
+    changed = (before != after).flatten(1).any(1)
+    assert 1 <= changed.sum() <= len(batch.density) == len(x_q)
+    for image in after[changed]:
+        assert any(torch.equal(image, sample) for sample in x_q)
+    assert measured(trained, after[changed], batch.y[: int(changed.sum())])["marginal_energy"] < (
+        measured(trained, before[changed], batch.y[: int(changed.sum())])["marginal_energy"] - 0.5
+    )
+
+
+def test_restart_probability(make_method: MakeMethod, network: Network, batch: Batch) -> None:
+    """Chains of no step show their starts: buffer images, or fresh ones only."""
+
+    def starts_from_buffer(probability: float) -> int:
+        method = make_method("ebjdat", {"restart_probability": probability, "sampler": {"steps": 0}})
+        stored = method.state_dict()["buffer.images"].clone()
+        x_q = method.inner(network(), batch)["x_q"]
+        return sum(any(torch.equal(x, image) for image in stored) for x in x_q)
+
+    assert starts_from_buffer(0.0) == len(batch.density)
+    assert starts_from_buffer(1.0) == 0
+
+
+def test_state_holds_the_buffer_and_not_the_data(make_method: MakeMethod) -> None:
+    method = make_method("ebjdat")
+    assert set(method.state_dict()) == {"buffer.images"}
+    assert method.state_dict()["buffer.images"].shape == (40, 1, 8, 8)
+    assert {name for name, _ in method.named_buffers()} > {"start.images"}
+
+
+def test_density_batch_may_have_another_size(make_method: MakeMethod, network: Network, batch: Batch) -> None:
+    inner = make_method("ebjdat", {"sampler": {"steps": 1}}).inner(network(), batch)
+    assert len(inner["x_q"]) == len(batch.density) == 12
+    assert len(inner["x_adv"]) == len(batch.x) == 16
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"buffer_size": 0}, {"restart_probability": 1.5}, {"attack_steps": 0}, {"attack_step_size": 0.0}],
+)
+def test_impossible_options_are_refused(options: dict[str, Any], make_method: MakeMethod) -> None:
+    with pytest.raises(InputError, match=r"\d"):
+        make_method("ebjdat", options)
+
+
+def test_the_sampler_of_the_paper_is_the_default() -> None:
+    assert ebjdat.Config().sampler == SGLD(steps=10, step_size=0.25, clip=2.0, noise=0.0, clamp=True)

@@ -1,0 +1,256 @@
+"""A recipe with a mistake in it is refused in one sentence; one without is one experiment with one digest."""
+
+import datetime
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from benchmark import config as recipes
+from methods.errors import InputError
+from methods.primitives.attacks import PGD
+from methods.training.config import Experiment, Reported, experiment
+
+DIGESTS = {"train": "a", "validation": "b", "test": "c"}
+OVERLAYS = sorted(path.stem for path in (recipes.CONFIGS / "datasets").glob("*.yaml"))
+
+
+def mapping(method: str = "trades", **settings: Any) -> dict[str, Any]:
+    return {"recipe": "r", "method": method, "dataset": "digits", "threat": "Linf:8/255"} | settings
+
+
+def refused(settings: dict[str, Any]) -> str:
+    with pytest.raises(InputError) as caught:
+        experiment(settings)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.rstrip().endswith((".", "?"))
+    return sentence
+
+
+def test_defaults() -> None:
+    found = experiment(mapping())
+    assert found.seed == 0
+    assert found.options.attack == PGD(steps=10, step_size=7 / 31, start="normal")
+    assert found.threat_model.radius == 8 / 255
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "meant"),
+    [
+        ({"trian": {}}, "trian", "train"),
+        ({"train": {"epoch": 3}}, "train.epoch", "epochs"),
+        ({"options": {"betta": 3}}, "options.betta", "beta"),
+        ({"options": {"attack": {"step": 3}}}, "options.attack.step", "steps"),
+        ({"data": {"augment": {"flipp": True}}}, "data.augment.flipp", "flip"),
+        ({"backbone": {"widn": 2}}, "backbone.widn", "widen"),
+        ({"reported": [{"datset": "x"}]}, "reported[0].datset", "dataset"),
+        ({"train": {"xyzzy": 3}}, "train.xyzzy", None),
+        ({7: 3}, "7", None),
+        ({"train": {7: 3}}, "train.7", None),
+    ],
+)
+def test_unknown_keys(settings: dict[str, Any], key: str, meant: str | None) -> None:
+    sentence = refused(mapping() | settings)
+    assert f'Unknown key "{key}".' in sentence
+    if meant is None:
+        assert "Did you mean" not in sentence
+    else:
+        assert sentence.endswith(f'Did you mean "{meant}"?')
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"train": {"epochs": 3.5}}, "train.epochs"),
+        ({"train": {"epochs": "many"}}, "train.epochs"),
+        ({"train": {"epochs": "7/31"}}, "train.epochs"),
+        ({"train": {"epochs": True}}, "train.epochs"),
+        ({"train": {"epochs": None}}, "train.epochs"),
+        ({"train": {"lr": "fast"}}, "train.lr"),
+        ({"train": {"lr": "1/0"}}, "train.lr"),
+        ({"train": {"lr": "1e400"}}, "train.lr"),
+        ({"train": {"lr": "8\\255"}}, "train.lr"),
+        ({"train": {"lr": [0.1]}}, "train.lr"),
+        ({"train": {"nesterov": 1}}, "train.nesterov"),
+        ({"train": {"nesterov": "yes"}}, "train.nesterov"),
+        ({"train": {"optimizer": "SGD"}}, "train.optimizer"),
+        ({"train": {"milestones": 0.5}}, "train.milestones"),
+        ({"train": {"milestones": ["half"]}}, "train.milestones"),
+        ({"train": {"lr": datetime.date(2020, 1, 1)}}, "train.lr"),
+        ({"train": 3}, "train"),
+        ({"train": None}, "train"),
+        ({"options": []}, "options"),
+        ({"options": {"attack": 3}}, "options.attack"),
+        ({"data": {"augment": {"padding": 1.5}}}, "data.augment.padding"),
+        ({"backbone": {"architecture": 3}}, "backbone.architecture"),
+        ({"seed": "zero"}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"seed": True}, "seed"),
+        ({"budget": 3}, "budget"),
+        ({"reported": 3}, "reported"),
+        ({"reported": None}, "reported"),
+        ({"reported": ["91.43"]}, "reported[0]"),
+        ({"reported": [{"dataset": "x", "metric": "clean", "value": "high", "source": "y"}]}, "reported[0].value"),
+        ({"method": None}, "method"),
+        ({"threat": 8}, "threat"),
+        ({"dataset": ["digits"]}, "dataset"),
+    ],
+)
+def test_wrong_types(settings: dict[str, Any], key: str) -> None:
+    assert f'"{key}"' in refused(mapping() | settings)
+
+
+@pytest.mark.parametrize("key", ["recipe", "method", "dataset", "threat"])
+def test_missing_keys(key: str) -> None:
+    settings = mapping()
+    del settings[key]
+    assert refused(settings) == f'The key "{key}" is missing or not a text.'
+
+
+def test_missing_field_of_a_reported_number() -> None:
+    assert "reported[0]" in refused(mapping(reported=[{"dataset": "cifar10", "metric": "clean", "value": 1.0}]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "fragment"),
+    [
+        ({"train": {"epochs": 0}}, "train.epochs"),
+        ({"train": {"batch_size": -1}}, "train.batch_size"),
+        ({"train": {"log_every": 0}}, "train.log_every"),
+        ({"train": {"lr": -0.1}}, "train.lr"),
+        ({"train": {"lr": math.nan}}, "train.lr"),
+        ({"train": {"lr": math.inf}}, "train.lr"),
+        ({"train": {"weight_decay": -1}}, "train.weight_decay"),
+        ({"train": {"momentum": 1.0}}, "train.momentum"),
+        ({"train": {"momentum": -0.5}}, "train.momentum"),
+        ({"train": {"momentum": 0, "nesterov": True}}, "train.nesterov"),
+        ({"train": {"gradient_clip": 0}}, "train.gradient_clip"),
+        ({"train": {"ema": 1}}, "train.ema"),
+        ({"train": {"ema": -0.1}}, "train.ema"),
+        ({"train": {"warmup_steps": -1}}, "train.warmup_steps"),
+        ({"train": {"milestones": [0.5, 1]}}, "train.milestones"),
+        ({"train": {"milestones": [100]}}, "train.milestones"),
+        ({"train": {"schedule": "step"}}, "train.milestones"),
+        ({"train": {"checkpoint_seconds": -1}}, "train.checkpoint_seconds"),
+        ({"options": {"beta": -1}}, "options.beta"),
+        ({"options": {"attack": {"steps": 0}}}, "at least one step"),
+        ({"backbone": {"depth": 11}}, "backbone.depth"),
+        ({"backbone": {"architecture": "wnr"}}, 'Did you mean "wrn"?'),
+        ({"data": {"augment": {"padding": -1}}}, "padding"),
+        ({"seed": -1}, "seed"),
+        ({"threat": "Linf:8\\255"}, "eps"),
+        ({"threat": "Linf:-1"}, "eps"),
+        ({"threat": "Linf:8"}, "8/255"),
+        ({"method": "trade"}, 'Did you mean "trades"?'),
+        ({"method": "standard", "options": {"label_smoothing": 2}}, "options.label_smoothing"),
+    ],
+)
+def test_values_out_of_range(settings: dict[str, Any], fragment: str) -> None:
+    assert fragment in refused(mapping() | settings)
+
+
+def test_fractions_and_exponents_are_numbers() -> None:
+    found = experiment(
+        mapping(
+            options={"attack": {"step_size": "7/31"}, "beta": 6},
+            train={"lr": "1/8", "weight_decay": "5e-4", "milestones": ["40/150", 0.5], "schedule": "step"},
+            seed=3,
+        )
+    )
+    assert found.options.attack.step_size == 7 / 31
+    assert isinstance(found.options.beta, float | int)
+    assert (found.train.lr, found.train.weight_decay) == (0.125, 5e-4)
+    assert found.train.milestones == (40 / 150, 0.5)
+
+
+def test_settings_are_laid_over_the_methods_own() -> None:
+    found = experiment(mapping(options={"attack": {"steps": 3}}))
+    assert found.options.attack == PGD(steps=3, step_size=7 / 31, start="normal")
+    assert found.options.beta == 6
+
+
+@pytest.mark.parametrize("dataset", OVERLAYS)
+@pytest.mark.parametrize("recipe", sorted(recipes.recipes()))
+def test_every_recipe_resolves_on_every_data_set(recipe: str, dataset: str) -> None:
+    found = experiment(recipes.settings(recipe, dataset, seed=5, changes={}))
+    assert (found.recipe, found.dataset, found.seed) == (recipe, dataset, 5)
+    assert experiment(mapping() | found.resolved()) == replace(found, reported=())
+    assert json.loads(json.dumps(found.resolved())) == found.resolved()
+
+
+@pytest.mark.parametrize("recipe", sorted(recipes.recipes()))
+def test_recipes_differ(recipe: str) -> None:
+    digests = {name: resolved(name).digest(DIGESTS) for name in recipes.recipes()}
+    assert [name for name, digest in digests.items() if digest == digests[recipe]] == [recipe]
+
+
+def resolved(recipe: str) -> Experiment:
+    return experiment(recipes.settings(recipe, "cifar10", seed=0, changes={}))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "numbers"),
+    [
+        ("standard", {"clean": 96.10, "pgd20": 0.0, "autoattack": 0.0}),
+        ("pgd_at", {"clean": 85.17, "pgd20": 55.08, "autoattack": 51.69}),
+        ("trades", {"clean": 85.72, "pgd20": 56.10, "autoattack": 53.40}),
+        ("ebjdat", {"clean": 91.43, "pgd20": 65.69, "autoattack": 64.34}),
+    ],
+)
+def test_reported_numbers(recipe: str, numbers: dict[str, float]) -> None:
+    reported = resolved(recipe).reported
+    table = {item.metric: item.value for item in reported if "Table 2" in item.source}
+    assert table == numbers
+    assert {item.dataset for item in reported} == {"cifar10"}
+    assert isinstance(reported[0], Reported)
+
+
+def test_recipes_of_a_reading_report_no_number_of_the_paper() -> None:
+    variants = [name for name in recipes.recipes() if name.startswith("ebjdat_")]
+    assert len(variants) >= 4
+    assert all(resolved(name).reported == () for name in variants)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 7},
+        {"train": {"checkpoint_seconds": 0}},
+        {"train": {"log_every": 1}},
+        {"reported": [{"dataset": "cifar10", "metric": "clean", "value": 1.0, "source": "x"}]},
+        # The same value in other words.
+        {"threat": "linf:8/255"},
+        {"options": {"beta": 6.0, "attack": {"step_size": "7/31"}}},
+    ],
+)
+def test_digest_ignores_what_does_not_decide_the_weights(change: dict[str, Any]) -> None:
+    assert experiment(mapping() | change).digest(DIGESTS) == experiment(mapping()).digest(DIGESTS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threat": "Linf:0.031"},
+        {"dataset": "cifar10"},
+        {"method": "pgd_at"},
+        {"train": {"epochs": 99}},
+        {"train": {"ema": 0.9}},
+        {"train": {"precision": "bf16"}},
+        {"options": {"attack": {"steps": 9}}},
+        {"backbone": {"widen": 2}},
+        {"data": {"augment": {"flip": True}}},
+        {"data": {"validation": 100}},
+    ],
+)
+def test_digest_changes_with_every_setting(change: dict[str, Any]) -> None:
+    assert experiment(mapping() | change).digest(DIGESTS) != experiment(mapping()).digest(DIGESTS)
+
+
+@pytest.mark.parametrize("split", list(DIGESTS))
+def test_digest_changes_with_the_data(split: str) -> None:
+    found = experiment(mapping())
+    assert found.digest(DIGESTS | {split: "other"}) != found.digest(DIGESTS)
+    assert found.digest(dict(reversed(DIGESTS.items()))) == found.digest(DIGESTS)

@@ -1,0 +1,128 @@
+"""The learning rate of every step, and the one place that steps the optimiser."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from methods.training.config import TrainConfig
+from methods.training.optim import Updater, learning_rate, optimizer
+
+PER_EPOCH = 7
+
+
+def rates(config: TrainConfig, epochs: int) -> list[float]:
+    """Return the rate of the first step of each epoch, and of the very last step."""
+    total = epochs * PER_EPOCH
+    return [learning_rate(step, total, config) for step in (*range(0, total, PER_EPOCH), total - 1)]
+
+
+def test_step_schedule_of_rice() -> None:
+    """Epochs 0, drop - 1, drop and last (adversarial-training.md, trap 16): 200 epochs, drops at 100 and 150."""
+    found = rates(TrainConfig(lr=0.1, schedule="step", milestones=(1 / 2, 3 / 4)), 200)
+    expected = {0: 0.1, 99: 0.1, 100: 0.01, 149: 0.01, 150: 0.001, 199: 0.001, 200: 0.001}
+    assert {epoch: found[epoch] for epoch in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("drop", "epochs"), [(74, 76), (40, 150), (80, 150), (1, 3), (2, 3)])
+def test_step_schedule_drops_at_the_first_step_of_an_epoch(drop: int, epochs: int) -> None:
+    config = TrainConfig(lr=1.0, schedule="step", milestones=(drop / epochs,), decay=0.2)
+    total, first = epochs * PER_EPOCH, drop * PER_EPOCH
+    assert learning_rate(first - 1, total, config) == 1.0
+    assert learning_rate(first, total, config) == pytest.approx(0.2)
+    assert learning_rate(total - 1, total, config) == pytest.approx(0.2)
+
+
+def test_constant() -> None:
+    assert rates(TrainConfig(lr=0.3), 5) == [0.3] * 6
+
+
+@pytest.mark.parametrize("schedule", ["constant", "step", "cosine"])
+def test_warm_up_is_linear_from_zero(schedule: Any) -> None:
+    config = TrainConfig(lr=0.5, schedule=schedule, milestones=(0.9,), warmup_steps=10)
+    found = [learning_rate(step, 100, config) for step in range(11)]
+    assert found == pytest.approx([0.05 * step for step in range(11)])
+
+
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_cosine_falls_to_zero(warmup: int) -> None:
+    config = TrainConfig(lr=0.5, schedule="cosine", warmup_steps=warmup)
+    assert learning_rate(warmup, 110, config) == 0.5
+    assert learning_rate(warmup + (110 - warmup) // 2, 110, config) == pytest.approx(0.25)
+    found = [learning_rate(step, 110, config) for step in range(warmup, 110)]
+    assert found == sorted(found, reverse=True)
+    assert learning_rate(110, 110, config) == pytest.approx(0.0, abs=1e-15)
+    assert 0 < found[-1] < 1e-3
+
+
+def test_one_cycle_is_that_of_torch() -> None:
+    total, warmup = 60, 18
+    weight = nn.Parameter(torch.zeros(1))
+    reference = torch.optim.SGD([weight], lr=1.0, momentum=0.9)
+    # torch rises over pct_start * total - 1 steps and falls until total - 1; here both ends are one step later.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        reference, max_lr=0.4, total_steps=total + 1, pct_start=(warmup + 1) / (total + 1), cycle_momentum=False
+    )
+    expected = []
+    for _ in range(total):
+        expected.append(reference.param_groups[0]["lr"])
+        reference.step()
+        schedule.step()
+    config = TrainConfig(lr=0.4, schedule="one-cycle", warmup_steps=warmup)
+    found = [learning_rate(step, total, config) for step in range(total)]
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert found[0] == pytest.approx(0.4 / 25)
+    assert max(found) == found[warmup] == 0.4
+    assert learning_rate(total, total, config) == pytest.approx(0.4 / 25e4)
+
+
+def test_warm_up_longer_than_the_training_stays_finite() -> None:
+    for schedule in ("constant", "cosine", "one-cycle"):
+        config = TrainConfig(lr=0.5, schedule=schedule, warmup_steps=100)
+        assert all(0 <= learning_rate(step, 10, config) <= 0.5 for step in range(10))
+
+
+def test_optimizers_take_their_settings() -> None:
+    weights = [nn.Parameter(torch.ones(2))]
+    sgd = optimizer(weights, TrainConfig(lr=0.2, momentum=0.8, nesterov=True, weight_decay=3e-4))
+    assert isinstance(sgd, torch.optim.SGD)
+    wanted = {"lr": 0.2, "momentum": 0.8, "nesterov": True, "weight_decay": 3e-4}
+    assert {key: sgd.param_groups[0][key] for key in wanted} == wanted
+    adam = optimizer(weights, TrainConfig(optimizer="adam", lr=0.2, momentum=0.8, weight_decay=0.0))
+    assert isinstance(adam, torch.optim.Adam)
+    assert adam.param_groups[0]["betas"] == (0.8, 0.999)
+
+
+def test_weight_decay_reaches_every_parameter() -> None:
+    """Biases and normalisation included (adversarial-training.md, trap 15)."""
+    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    groups = optimizer(network.parameters(), TrainConfig(weight_decay=0.1)).param_groups
+    assert [len(group["params"]) for group in groups] == [4]
+
+
+def step_of(clip: float | None, slope: float) -> float:
+    weight = nn.Parameter(torch.zeros(2))
+    update = Updater(torch.optim.SGD([weight], lr=1.0), clip)
+    update((slope * weight).sum())
+    return weight.detach().norm().item()
+
+
+def test_clip_bounds_the_norm_of_the_gradient_alone_where_it_is_larger() -> None:
+    assert step_of(None, 30.0) == pytest.approx(30 * math.sqrt(2))
+    assert step_of(0.5, 30.0) == pytest.approx(0.5, rel=1e-4)
+    assert step_of(0.5, 0.1) == pytest.approx(0.1 * math.sqrt(2))
+
+
+def test_gradient_replaces_and_apply_uses_what_is_there() -> None:
+    weight = nn.Parameter(torch.zeros(()))
+    update = Updater(torch.optim.SGD([weight], lr=1.0), None)
+    update.gradient(3 * weight)
+    update.gradient(5 * weight)
+    assert weight.grad is not None
+    assert weight.grad.item() == 5
+    assert weight.item() == 0
+    weight.grad.mul_(2)
+    update.apply()
+    assert weight.item() == -10
