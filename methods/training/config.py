@@ -149,7 +149,8 @@ class Experiment:
     def digest(self, data_digests: Mapping[str, str]) -> str:
         """Return the SHA-256 of the experiment without its seed, on the data with these digests."""
         settings = self.resolved() | {"data_digests": dict(data_digests)}
-        del settings["seed"]
+        for label in ("seed", "budget"):
+            del settings[label]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

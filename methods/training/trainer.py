@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 import yaml
@@ -103,9 +103,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is truncated or foreign; delete it to train again.") from error
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict):
+        raise InputError(f"{path} is truncated or foreign; delete it to train again.")
+    return manifest
 
 
 class _Training:
@@ -130,8 +133,6 @@ class _Training:
         self.density = (
             Stream(train_set, density_batch, experiment.data.density, seed, "density", True) if method.density else None
         )
-        if self.labelled.steps_per_epoch == 0 or (self.density and self.density.steps_per_epoch == 0):
-            raise InputError(f"The batch is larger than the {len(train_set)} training images; lower train.batch_size.")
         self.total_steps = config.epochs * self.labelled.steps_per_epoch
         trainable = [*self.model.parameters(), *self.method.parameters()]
         self.optimizer = optimizer([p for p in trainable if p.requires_grad], config)
@@ -178,7 +179,7 @@ class _Training:
                 log.write(json.dumps(line) + "\n")
                 if not math.isfinite(values["loss"]):
                     log.flush()
-                    self._fail(values)
+                    self._fail(f"The loss ({', '.join(f'{name} {value:g}' for name, value in values.items())})")
             status = ""
             if boundary == 0:
                 status = f"epoch {epoch}/{config.epochs} loss {float(terms['loss']):.3f}"
@@ -257,6 +258,9 @@ class _Training:
         save_state(self.folder / "state.pt", state)
 
     def _restore(self) -> None:
+        # What a killed process was writing.
+        for stale in self.folder.glob("*.tmp"):
+            stale.unlink()
         path = self.folder / "state.pt"
         if not path.is_file():
             return
@@ -274,15 +278,16 @@ class _Training:
             raise InputError(f"{path} belongs to another run; delete it to train from the start.") from error
 
     def _finish(self) -> None:
+        if not all(bool(value.isfinite().all()) for value in self._result().state_dict().values()):
+            self._fail("The weights")
         self._save_weights("last", self.experiment.train.epochs)
         if len(self.dataset.validation) == 0:
             self._save_weights("best", self.experiment.train.epochs)
         self._manifest("finished", best=asdict(self.best), error=None)
         (self.folder / "state.pt").unlink(missing_ok=True)
 
-    def _fail(self, values: dict[str, float]) -> None:
-        shown = ", ".join(f"{name} {value:g}" for name, value in values.items())
-        error = f"The loss of {self.experiment.recipe} became non-finite at step {self.done} ({shown})."
+    def _fail(self, what: str) -> NoReturn:
+        error = f"{what} of {self.experiment.recipe} became non-finite at step {self.done}."
         self._manifest("failed", best=asdict(self.best), error=error)
         raise TrainingFailed(error)
 

@@ -60,10 +60,16 @@ def test_inner_objective_is_raised(objective: str, attack: Attack, trained: Clas
     assert after["ce"] > 2 * before["ce"]
 
 
-def test_objectives_win_where_they_should(attack: Attack, trained: Classifier, batch: Batch) -> None:
-    """No objective raises another's value more than that one does itself."""
-    names = ["joint_energy", "ce", "marginal_energy"]
-    reached = {name: measured(trained, attack(inner_objective=name), batch.y) for name in names}
+def grey(batch: Batch) -> Batch:
+    """Images far from 0 and 1, where nothing is clamped."""
+    return Batch(0.3 + 0.4 * batch.x, batch.y, batch.x_density, batch.step, batch.seed, batch.progress)
+
+
+def test_each_objective_raises_itself_the_most(attack: Attack, trained: Classifier, batch: Batch) -> None:
+    """One small sign step is, to first order, the best there is for the value whose gradient it follows."""
+    names, batch = ["joint_energy", "ce", "marginal_energy"], grey(batch)
+    step = {"start": "zero", "attack_steps": 1, "attack_step_size": 0.002}
+    reached = {name: measured(trained, attack(batch, inner_objective=name, **step), batch.y) for name in names}
     for name in names:
         assert max(names, key=lambda other: reached[other][name]) == name
 
@@ -74,11 +80,6 @@ def test_code_literal_lowers_the_energy_of_the_label(attack: Attack, trained: Cl
     before, after = measured(trained, batch.x, batch.y), measured(trained, x_adv, batch.y)
     assert after["joint_energy"] < before["joint_energy"] - 0.1
     assert after["ce"] < before["ce"] / 2
-
-
-def grey(batch: Batch) -> Batch:
-    """Images far from 0 and 1, where nothing is clamped."""
-    return Batch(0.3 + 0.4 * batch.x, batch.y, batch.x_density, batch.step, batch.seed, batch.progress)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import random
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -181,6 +182,46 @@ def test_resume_goes_back_to_the_last_checkpoint(
     assert [line["step"] for line in lines(folder) if "lr" in line] == list(range(1, STEPS + 1))
 
 
+class Noisy(Standard):
+    """Draws from torch's global generator, as dropout does."""
+
+    def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
+        noise = 0.1 * torch.randn(batch.x.shape)
+        return super().loss(model, replace(batch, x=batch.x + noise), inner)
+
+
+def test_resume_restores_the_global_generator(
+    make_experiment: Make, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "get", lambda name: Noisy)
+    experiment = make_experiment("standard", epochs=2, checkpoint_seconds=0.0)
+    expected = results(train(experiment, data, tmp_path / "straight", CPU))
+    with monkeypatch.context() as patch:
+        interrupt(patch, 4)
+        with pytest.raises(Interrupted):
+            train(experiment, data, tmp_path / "resumed", CPU)
+    torch.manual_seed(1)
+    assert results(train(experiment, data, tmp_path / "resumed", CPU)) == expected
+
+
+def test_resume_remembers_the_best_epoch(
+    make_experiment: Make, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = make_experiment("standard", epochs=3, checkpoint_seconds=0.0)
+    monkeypatch.setattr(trainer, "validate", Script([(90.0, 50.0), (90.0, 40.0), (90.0, 30.0)]))
+    with monkeypatch.context() as patch:
+        interrupt(patch, 4)
+        with pytest.raises(Interrupted):
+            train(experiment, data, tmp_path, CPU)
+    folder = train(experiment, data, tmp_path, CPU)
+    assert load_checkpoint(folder).metadata["epoch"] == 1
+    assert read_manifest(folder)["best"] == {
+        "score": 50.0,
+        "epoch": 1,
+        "validation": {"clean": 90.0, "robust": 50.0},
+    }
+
+
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "another run's"])
 def test_state_that_cannot_be_resumed_is_refused(
     damage: str, make_experiment: Make, data: Dataset, tmp_path: Path
@@ -260,12 +301,14 @@ def test_non_finite_loss_stops_with_a_record(
     folder = run_folder(tmp_path, experiment, data)
     manifest = read_manifest(folder)
     assert (manifest["status"], manifest["steps"]) == ("failed", 8)
-    assert "tiny_standard became non-finite at step 8 (loss inf, natural" in manifest["error"]
+    assert re.fullmatch(
+        r"The loss \(loss inf, natural [\d.]+\) of tiny_standard became non-finite at step 8\.", manifest["error"]
+    )
     assert lines(folder)[-1]["step"] == 8
     assert not (folder / "weights.safetensors").exists()
 
     monkeypatch.setattr(trainer, "_Training", forbidden)
-    with pytest.raises(TrainingFailed, match=r"at step 8 .* Delete .* to train it again"):
+    with pytest.raises(TrainingFailed, match=r"at step 8\. Delete .* to train it again"):
         train(experiment, data, tmp_path, CPU)
 
 

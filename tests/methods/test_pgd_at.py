@@ -1,0 +1,35 @@
+"""Which statistics the attack of PGD-AT uses, and which it moves."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from methods.backbones import Classifier
+from methods.training.method import Batch, Method
+
+
+@pytest.mark.parametrize(
+    ("mode", "batch_statistics", "moves"),
+    [("eval", False, False), ("train", True, True), ("train-frozen-statistics", True, False)],
+)
+def test_attack_mode(
+    mode: str,
+    batch_statistics: bool,
+    moves: bool,
+    make_method: Callable[..., Method],
+    network: Callable[[], Classifier],
+    batch: Batch,
+) -> None:
+    def attacked(images: Batch) -> tuple[Any, bool]:
+        model = network()
+        before = {name: value.clone() for name, value in model.named_buffers()}
+        x_adv = make_method("pgd_at", {"attack_mode": mode, "attack": {"start": "zero"}}).inner(model, images)["x_adv"]
+        return x_adv, any(not torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+    whole, moved = attacked(batch)
+    half, _ = attacked(Batch(batch.x[:8], batch.y[:8], None, 0, 0, 0.0))
+    assert moved == moves
+    # With batch statistics an image's perturbation depends on the images beside it.
+    assert torch.allclose(whole[:8], half, atol=1e-6) != batch_statistics
