@@ -39,7 +39,7 @@ COLUMNS = (
         "inception_score",
     ),
     *("energy_gap_mean", "energy_gap_std", "masking", "reported_clean", "reported_autoattack", "protocol"),
-    *("architecture", "n", "partial", "config_digest", "overrides", "selection", "flags"),
+    *("architecture", "n", "partial", "config_digest", "overrides", "budget", "selection", "flags"),
 )
 NOT_RUN, FAILED = "-", "failed"
 SHOWN = (
@@ -64,6 +64,7 @@ _MEANINGS = {
     "seeds": "training runs behind the row; with several, cells are mean ± standard deviation (n - 1)",
     "reported_*": "as published; the settings are those of the publication, not of this row",
     "partial": "images measured, where not the whole test split",
+    "budget": "how the training is scaled down from its paper's",
     "selection": "checkpoint: best on the validation split, or last",
     "flags": "number of doubts that each metric recorded; the entry has them verbatim",
 }
@@ -198,6 +199,7 @@ def _cells(runs: Sequence[Entry]) -> dict[str, str]:
         "partial": f"{first.data.n} of {first.data.of}" if first.partial else NOT_RUN,
         "config_digest": first.config_digest[:8] if first.config_digest else NOT_RUN,
         "overrides": "; ".join(first.overrides) or NOT_RUN,
+        "budget": str(first.training.get("budget") or NOT_RUN),
         "selection": first.subject.which or NOT_RUN,
         "flags": _flags(runs),
         "reported_clean": _reported(first, "clean"),

@@ -88,7 +88,8 @@ def from_checkpoint(path: Path, device: torch.device, which: Literal["best", "la
     backbone = json.dumps(metadata["backbone"], sort_keys=True)
     return Subject(
         name=metadata.get("recipe", checkpoint.path.parent.name),
-        model=model.to(device).float().eval(),
+        # Faster convolutions on CPUs, and the layout that Tensor Cores want.
+        model=model.to(device, memory_format=torch.channels_last).float().eval(),
         num_classes=model.num_classes,
         image_shape=model.image_shape,
         device=device,
