@@ -214,7 +214,7 @@ def _finish(failures: list[str]) -> None:
 
 
 def _refuse(message: str) -> NoReturn:
-    typer.echo(f"Error: {message}", err=True)
+    typer.echo(f"Error: {' '.join(message.split())}", err=True)
     raise SystemExit(2)
 
 

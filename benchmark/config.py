@@ -16,6 +16,8 @@ import yaml
 from methods.errors import InputError, nearest
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+OPTIONS = {"recipe": "--methods", "dataset": "--dataset", "seed": "--seeds"}
+"""Keys of an experiment that options of their own set."""
 
 
 def recipes() -> dict[str, Path]:
@@ -69,21 +71,31 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def canonical(dataset: str) -> str:
+    """Return the name under which a data set is recorded: Digits is digits, NPZ:A.npz is npz:A.npz."""
+    kind, colon, location = dataset.partition(":")
+    return kind.lower() + colon + location
+
+
 def overlay(dataset: str) -> dict[str, Any]:
     """Return the overlay of a data set; an empty one where it has none (image folders, arrays)."""
-    path = CONFIGS / "datasets" / f"{dataset}.yaml"
-    return read_yaml(path) if path.is_file() else {}
+    known = {path.stem: path for path in (CONFIGS / "datasets").glob("*.yaml")}
+    name = canonical(dataset)
+    return read_yaml(known[name]) if name in known else {}
 
 
 def changes(config: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
     """Return what a ``--config`` file and ``--set`` texts (``key.sub=value``) change, the texts winning.
 
     Raises:
-        InputError: the file or a text is malformed.
+        InputError: the file or a text is malformed, or sets what an option of its own sets.
     """
     changed = {} if config is None else read_yaml(config)
     for override in overrides:
         changed = merge(changed, _override(override))
+    for key, option in OPTIONS.items():
+        if key in changed:
+            raise InputError(f'"{key}" is no setting; give it with {option}.')
     return changed
 
 
@@ -120,7 +132,7 @@ def settings(
     merged = merge(merged, changes)
     if threat is not None:
         merged.setdefault("threat", threat)
-    return merged | {"recipe": recipe, "dataset": dataset, "seed": seed}
+    return merged | {"recipe": recipe, "dataset": canonical(dataset), "seed": seed}
 
 
 def _recipe(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -128,7 +140,7 @@ def _recipe(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     own = read_yaml(path)
     parent = own.pop("extends", None)
     if parent is not None:
-        if parent not in recipes() or parent in (*seen, name):
+        if str(parent) not in recipes() or parent in (*seen, name):
             raise InputError(f'{path} extends "{parent}", which is no other recipe.{nearest(str(parent), recipes())}')
         own = merge(_recipe(parent, (*seen, name)), own)
     if not isinstance(own.get("method"), str):

@@ -34,7 +34,7 @@ from methods.data import Dataset, load
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
 from methods.training.checkpoint import write_json
-from methods.training.config import Experiment, experiment
+from methods.training.config import DataConfig, Experiment, experiment, overlay
 from methods.training.provenance import provenance
 from methods.training.trainer import TrainingFailed, read_manifest, select_device, train
 
@@ -68,7 +68,7 @@ class Plan:
         """The protocol of the evaluation; its threat model is also that of recipes that name none."""
         name = self.protocol or files.overlay(self.dataset).get("protocol", GENERAL)
         chosen = self.changes.get("threat") or files.overlay(self.dataset).get("threat", DEFAULT_THREAT)
-        return protocols.load(name, None if protocols.threat_of(name) else chosen)
+        return protocols.load(name, None if protocols.threat_of(name) else str(chosen))
 
     @cached_property
     def changes(self) -> dict[str, Any]:
@@ -113,8 +113,10 @@ class Evaluation:
     batch_size: int | None = None
     which: Literal["best", "last"] = "best"
 
-    def check(self, protocol: Protocol) -> None:
-        """Refuse metrics that do not exist or that the protocol does not define, and impossible numbers."""
+    def check(self, protocol: Protocol, dataset: str) -> None:
+        """Refuse a protocol for another data set, metrics that it does not define, and impossible numbers."""
+        if protocol.dataset not in (None, files.canonical(dataset)):
+            raise InputError(f'The protocol "{protocol.id}" is for {protocol.dataset}, not for {dataset}.')
         for metric in self.metrics or ():
             registry.get(metric)
             protocol.config(metric)
@@ -162,7 +164,7 @@ def run(plan: Plan, evaluation: Evaluation, leaderboards: Path) -> list[str]:
         A sentence for each training or metric that failed; all others are kept.
     """
     protocol = plan.evaluation_protocol
-    evaluation.check(protocol)
+    evaluation.check(protocol, plan.dataset)
     plan.check()
     failures: list[str] = []
     entries: list[Path] = []
@@ -260,12 +262,13 @@ def evaluate_one(
         raise InputError("--weights goes with --model FILE:FACTORY.")
     place = select_device(device)
     subject = None if checkpoint is None else from_checkpoint(checkpoint, place, evaluation.which)
-    name = dataset or (subject.metadata["dataset"] if subject else None)
+    name = dataset or (subject.metadata.get("dataset") if subject else None)
     if name is None:
-        raise InputError("A stranger's model needs --dataset NAME.")
+        raise InputError("Name the data set with --dataset NAME; the model does not say it.")
+    size = _size(overrides)
     chosen = _protocol(name, threat, protocol, subject)
-    evaluation.check(chosen)
-    data = load(name, root=DATA, size=files.changes(None, overrides).get("data", {}).get("size"))
+    evaluation.check(chosen, name)
+    data = load(name, root=DATA, size=size)
     if subject is None:
         assert factory is not None
         subject = from_factory(factory, weights, data, place)
@@ -277,12 +280,22 @@ def evaluate_one(
     return _failures(subject.name, measurements)
 
 
+def _size(overrides: Sequence[str]) -> int | None:
+    """Return ``data.size``, the one setting that an evaluation without a training takes."""
+    changed = files.changes(None, overrides)
+    for text in files.flat(changed):
+        key = text.partition("=")[0]
+        if key not in ("data", "data.size"):
+            raise InputError(f'evaluate takes --set data.size=N and no other setting, not "{key}".')
+    return overlay(DataConfig(), changed.get("data", {}), "data").size
+
+
 def _protocol(dataset: str, threat: str | None, protocol: str | None, subject: Subject | None) -> Protocol:
     own = files.overlay(dataset).get("protocol", GENERAL)
     if threat is not None and ThreatModel.parse(threat) != ThreatModel.parse(protocols.threat_of(own) or threat):
         own = GENERAL
     name = protocol or own
-    trained_at = subject.metadata["threat"] if subject else None
+    trained_at = subject.metadata.get("threat") if subject else None
     return protocols.load(name, threat or (None if protocols.threat_of(name) else trained_at))
 
 
@@ -327,7 +340,7 @@ def _print_result(
             table.add_row(name, "flag", flag)
     for flag in subject.flags:
         table.add_row("subject", "flag", flag)
-    Console().print(table)
+    Console(markup=False).print(table)
     n = next(iter(measurements.values())).n
     if n < len(data.test):
         print(f"partial: the first {n} of {len(data.test)} test images")
@@ -340,4 +353,4 @@ def _show_leaderboard(folder: Path) -> None:
         table = Table(*SHOWN, title=title)
         for row in rows:
             table.add_row(*(row[column] for column in SHOWN))
-        Console(width=None if sys.stdout.isatty() else 160).print(table)
+        Console(width=None if sys.stdout.isatty() else 160, markup=False).print(table)

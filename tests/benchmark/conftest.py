@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmark.cli import main
 from benchmark.protocol import Protocol
 from benchmark.results import Entry
 from benchmark.store import Store
@@ -31,6 +32,15 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.forwards += 1
         return (x - 0.5).flatten(1) @ self.weight
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command left: its exit status, stdout and stderr."""
+
+    status: int
+    out: str
+    err: str
 
 
 @dataclass(frozen=True)
@@ -147,3 +157,18 @@ def entry() -> Callable[..., Entry]:
         return Entry.model_validate(content | fields)
 
     return make
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command line inside this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str | Path) -> Finished:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Finished(int(stop.value.code or 0), captured.out, captured.err)
+
+    return call
