@@ -78,10 +78,10 @@ def canonical(dataset: str) -> str:
 
 
 def overlay(dataset: str) -> dict[str, Any]:
-    """Return the overlay of a data set; an empty one where it has none (image folders, arrays)."""
+    """Return the overlay of a data set (of its kind, for npz:FILE and imagefolder:PATH); an empty one where none is."""
     known = {path.stem: path for path in (CONFIGS / "datasets").glob("*.yaml")}
-    name = canonical(dataset)
-    return read_yaml(known[name]) if name in known else {}
+    kind = canonical(dataset).partition(":")[0]
+    return read_yaml(known[kind]) if kind in known else {}
 
 
 def changes(config: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
@@ -127,8 +127,8 @@ def settings(
     """
     merged = _recipe(recipe)
     over = overlay(dataset)
-    merged = merge(merged, {key: value for key, value in over.items() if key not in {"protocol", "methods"}})
-    merged = merge(merged, over.get("methods", {}).get(merged["method"], {}))
+    by_method = over.pop("methods", {})
+    merged = merge(merge(merged, over), by_method.get(merged["method"], {}))
     merged = merge(merged, changes)
     if threat is not None:
         merged.setdefault("threat", threat)

@@ -32,15 +32,12 @@ from benchmark.store import Store
 from benchmark.subject import Subject, from_checkpoint, from_factory
 from methods.data import Dataset, load
 from methods.errors import InputError
-from methods.primitives.threat import ThreatModel
 from methods.training.checkpoint import write_json
 from methods.training.config import DataConfig, Experiment, experiment, overlay
 from methods.training.provenance import provenance
-from methods.training.trainer import TrainingFailed, read_manifest, select_device, train
+from methods.training.trainer import TrainingFailed, check, read_manifest, select_device, train
 
 DATA = Path("data")
-GENERAL = "standard-v1"
-"""The standard protocol for any data set and threat model."""
 DEFAULT_THREAT = "Linf:8/255"
 """For data sets whose overlay and protocol name none."""
 
@@ -66,7 +63,7 @@ class Plan:
     @cached_property
     def evaluation_protocol(self) -> Protocol:
         """The protocol of the evaluation; its threat model is also that of recipes that name none."""
-        name = self.protocol or files.overlay(self.dataset).get("protocol", GENERAL)
+        name = self.protocol or protocols.default(files.canonical(self.dataset))
         chosen = self.changes.get("threat") or files.overlay(self.dataset).get("threat", DEFAULT_THREAT)
         return protocols.load(name, None if protocols.threat_of(name) else str(chosen))
 
@@ -101,7 +98,7 @@ class Plan:
         """Resolve everything now, so that bad input stops the command before any work."""
         assert self.torch_device
         for run in self.experiments:
-            self.data(run)
+            check(run, self.data(run))
 
 
 @dataclass(frozen=True)
@@ -291,10 +288,7 @@ def _size(overrides: Sequence[str]) -> int | None:
 
 
 def _protocol(dataset: str, threat: str | None, protocol: str | None, subject: Subject | None) -> Protocol:
-    own = files.overlay(dataset).get("protocol", GENERAL)
-    if threat is not None and ThreatModel.parse(threat) != ThreatModel.parse(protocols.threat_of(own) or threat):
-        own = GENERAL
-    name = protocol or own
+    name = protocol or protocols.default(files.canonical(dataset), threat)
     trained_at = subject.metadata.get("threat") if subject else None
     return protocols.load(name, threat or (None if protocols.threat_of(name) else trained_at))
 

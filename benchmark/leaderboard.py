@@ -20,7 +20,8 @@ from tabulate import tabulate
 
 from benchmark import metrics as registry
 from benchmark.metrics import Column
-from benchmark.results import Entry, Value, folder_name, read_entry
+from benchmark.results import Entry, Value, read_entry
+from methods.data.catalogue import slug
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
 from methods.training.checkpoint import write_text
@@ -107,7 +108,7 @@ def read_tables(folder: Path) -> list[tuple[str, list[dict[str, str]]]]:
 def _entry(path: Path) -> Entry:
     entry = read_entry(path)
     try:
-        place = (folder_name(entry.dataset), ThreatModel.parse(entry.threat).slug)
+        place = (slug(entry.dataset), ThreatModel.parse(entry.threat).slug)
     except InputError as error:
         raise InputError(f"The entry {path} has no threat model: {error}") from error
     if place != path.parts[-4:-2]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from benchmark.schema import Strict, checked
+from methods.data.catalogue import slug
 from methods.errors import InputError
 
 Value = float | int | str | None
@@ -126,7 +127,7 @@ def entry_path(leaderboards: Path, entry: Entry) -> Path:
     parts.append(entry.protocol.hash[:8])
     if entry.partial:
         parts.append(f"n{entry.data.n}")
-    folder = leaderboards / folder_name(entry.dataset) / ThreatModel.parse(entry.threat).slug / "entries"
+    folder = leaderboards / slug(entry.dataset) / ThreatModel.parse(entry.threat).slug / "entries"
     return folder / f"{'-'.join(parts)}.json"
 
 

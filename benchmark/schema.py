@@ -36,7 +36,8 @@ def checked(model: type[Model], data: object, where: str) -> Model:
 
 
 def _complaint(error: ValidationError, model: type[BaseModel]) -> str:
-    first = error.errors()[0]
+    # A misspelt key is also a missing one; the misspelling explains both.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         # The fields of a nested record are not at hand, so only top-level keys get a suggestion.

@@ -89,7 +89,7 @@ def from_checkpoint(path: Path, device: torch.device, which: Literal["best", "la
     return Subject(
         name=metadata.get("recipe", checkpoint.path.parent.name),
         # Faster convolutions on CPUs, and the layout that Tensor Cores want.
-        model=model.to(device, memory_format=torch.channels_last).float().eval(),
+        model=model.to(device).to(memory_format=torch.channels_last).float().eval(),
         num_classes=model.num_classes,
         image_shape=model.image_shape,
         device=device,

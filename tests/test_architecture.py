@@ -195,8 +195,7 @@ def test_tests_are_no_package() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--help",), ("list",)]
-    + [("list", kind) for kind in ("methods", "recipes", "datasets", "protocols", "metrics")],
+    [("--help",), ("list",)] + [("list", kind) for kind in ("methods", "recipes", "datasets", "protocols", "metrics")],
     ids=" ".join,
 )
 def test_cheap_command_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:

@@ -1,16 +1,16 @@
 """Labelled images in memory, and a data set made of three of them."""
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
 import torch
 from torch import Tensor
+
+from methods.data.catalogue import slug
 
 
 def unit(images: Tensor) -> Tensor:
@@ -89,12 +89,7 @@ class Dataset:
     @property
     def slug(self) -> str:
         """The name as a folder name: "imagefolder:/data/My pets" becomes "imagefolder-my-pets"."""
-        kind, colon, location = self.name.partition(":")
-        if not colon:
-            return kind
-        path = Path(location).expanduser().resolve()
-        stem = path.stem if kind == "npz" else path.name
-        return f"{kind}-{re.sub('[^a-z0-9._]+', '-', stem.lower()).strip('-.')}"
+        return slug(self.name)
 
     @property
     def num_classes(self) -> int:

@@ -104,6 +104,10 @@ class DataConfig:
     density_batch: int | None = None
     """Images a step on the p(x) path; as many as labelled ones if null."""
 
+    def __post_init__(self) -> None:
+        if self.density_batch is not None and self.density_batch < 1:
+            raise InputError(f"data.density_batch must be at least 1, not {self.density_batch}.")
+
 
 @dataclass(frozen=True)
 class Reported:

@@ -126,13 +126,7 @@ class _Training:
         train_set = _placed(dataset.train, device)
         self.method: Method = method(experiment.options, task).to(device)
         self.method.prepare(train_set)
-        self.labelled = Stream(
-            train_set, config.batch_size, experiment.data.augment, seed, "labelled", config.drop_last
-        )
-        density_batch = experiment.data.density_batch or config.batch_size
-        self.density = (
-            Stream(train_set, density_batch, experiment.data.density, seed, "density", True) if method.density else None
-        )
+        self.labelled, self.density = _streams(experiment, train_set, method.density)
         self.total_steps = config.epochs * self.labelled.steps_per_epoch
         trainable = [*self.model.parameters(), *self.method.parameters()]
         self.optimizer = optimizer([p for p in trainable if p.requires_grad], config)
@@ -307,6 +301,27 @@ class _Training:
             "provenance": self.provenance | {"commits": self.commits},
         }
         write_json(self.folder / "manifest.json", common | record)
+
+
+def check(experiment: Experiment, dataset: Dataset) -> None:
+    """Refuse, before anything is written, an experiment that cannot be built on a data set.
+
+    Raises:
+        InputError: the backbone does not take the images, or there are fewer of them than a batch holds.
+    """
+    with torch.device("meta"):
+        build_model(experiment, dataset)
+    _streams(experiment, dataset.train, get(experiment.method).density)
+
+
+def _streams(experiment: Experiment, train_set: ImageSet, density: bool) -> tuple[Stream, Stream | None]:
+    """Return the streams of the labelled path and, where the method has one, of the p(x) path."""
+    data, train = experiment.data, experiment.train
+    labelled = Stream(train_set, train.batch_size, data.augment, experiment.seed, "labelled", train.drop_last)
+    if not density:
+        return labelled, None
+    batch = data.density_batch or train.batch_size
+    return labelled, Stream(train_set, batch, data.density, experiment.seed, "density", True)
 
 
 def build_model(experiment: Experiment, dataset: Dataset) -> Classifier:

@@ -67,7 +67,7 @@ def test_later_layers_win(configs: Write, tmp_path: Path) -> None:
     configs(
         {
             "own": "{method: mart, v: {a: recipe, b: recipe, c: recipe, d: recipe, e: recipe}}",
-            "datasets/shapes": "{protocol: p-v1, v: {b: general, c: general, d: general, e: general}, methods: "
+            "datasets/shapes": "{v: {b: general, c: general, d: general, e: general}, methods: "
             "{mart: {v: {c: method, d: method, e: method}}, other: {v: {a: wrong}}}}",
         }
     )

@@ -9,9 +9,7 @@ GREY = ([0.3], [0.4])
 COLOUR = ([0.4, 0.5, 0.6], [0.2, 0.25, 0.3])
 
 
-def small(
-    architecture: str = "wrn", shape: tuple[int, int, int] = (3, 16, 16), **fields: object
-) -> Classifier:
+def small(architecture: str = "wrn", shape: tuple[int, int, int] = (3, 16, 16), **fields: object) -> Classifier:
     torch.manual_seed(0)
     config = BackboneConfig(architecture=architecture, depth=10, widen=1, **fields)  # type: ignore[arg-type]
     return build(config, 10, shape, *(COLOUR if shape[0] == 3 else GREY))

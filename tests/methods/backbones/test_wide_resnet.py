@@ -24,9 +24,7 @@ def parameters(*settings: Any, **options: Any) -> int:
         (("jem-wrn", 28, 10, 3, 10), "none", False, 36_471_979 - 641),
     ],
 )
-def test_parameter_counts_of_the_papers(
-    settings: tuple[Any, ...], norm: str, energy_head: bool, count: int
-) -> None:
+def test_parameter_counts_of_the_papers(settings: tuple[Any, ...], norm: str, energy_head: bool, count: int) -> None:
     assert parameters(*settings, norm=norm, energy_head=energy_head) == count
 
 

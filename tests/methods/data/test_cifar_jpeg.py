@@ -72,9 +72,7 @@ def test_archive_is_decoded_once(archive: Path, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign"])
-def test_damaged_cache_is_rebuilt(
-    damage: str, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damaged_cache_is_rebuilt(damage: str, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCHMARK_DATA", str(archive.parent))
     first = cifar_jpeg.read(tmp_path)
     cache = next(tmp_path.glob("*.npz"))
@@ -97,9 +95,7 @@ def test_another_archive_does_not_meet_the_old_cache(archive: Path, tmp_path: Pa
     assert cifar_jpeg.read(tmp_path).test.digest != first.test.digest
 
 
-def test_places_of_the_archive_in_order(
-    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_places_of_the_archive_in_order(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, shared = tmp_path / "root", tmp_path / "shared" / "data"
     for folder in (root, shared):
         folder.mkdir(parents=True)
@@ -140,9 +136,7 @@ def test_truncated_archive(keep: int, archive: Path) -> None:
         cifar_jpeg.decode_archive(archive)
 
 
-def test_root_that_cannot_hold_the_cache(
-    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_root_that_cannot_hold_the_cache(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCHMARK_DATA", str(archive))
     root = tmp_path / "file"
     root.write_text("in the way")

@@ -12,9 +12,7 @@ Y = torch.tensor([2, 1])
 
 
 def test_cross_entropy() -> None:
-    expected = torch.tensor(
-        [-math.log(p[y]) for p, y in zip(LOGITS.softmax(1).tolist(), [2, 1], strict=True)]
-    )
+    expected = torch.tensor([-math.log(p[y]) for p, y in zip(LOGITS.softmax(1).tolist(), [2, 1], strict=True)])
     torch.testing.assert_close(cross_entropy(LOGITS, Y), expected)
 
 
@@ -60,9 +58,7 @@ def test_margin_is_positive_exactly_when_misclassified() -> None:
 
 
 def test_dlr_against_the_definition() -> None:
-    torch.testing.assert_close(
-        dlr(LOGITS, Y), torch.tensor([(3.0 - 4.0) / (4.0 - 2.0), (2.0 + 1.0) / (2.0 - 0.0)])
-    )
+    torch.testing.assert_close(dlr(LOGITS, Y), torch.tensor([(3.0 - 4.0) / (4.0 - 2.0), (2.0 + 1.0) / (2.0 - 0.0)]))
 
 
 def test_dlr_is_invariant_to_shift_and_scale() -> None:

@@ -147,9 +147,7 @@ def test_buffer_statistics() -> None:
 def gaussian_data() -> tuple[Tensor, Tensor]:
     """Correlated pixels well inside [0, 1], so that the clamp does not bite; the classes are interleaved."""
     z = torch.randn(40, 4, generator=generator(0, "data"))
-    mix = torch.tensor(
-        [[1.0, 0.5, 0.0, 0.0], [0.0, 1.0, -0.5, 0.0], [0.0, 0.0, 1.0, 0.2], [0.0, 0.0, 0.0, 1.0]]
-    )
+    mix = torch.tensor([[1.0, 0.5, 0.0, 0.0], [0.0, 1.0, -0.5, 0.0], [0.0, 0.0, 1.0, 0.2], [0.0, 0.0, 0.0, 1.0]])
     labels = torch.arange(40) % 2
     images = 0.4 + 0.1 * labels[:, None] + 0.03 * z @ mix
     return images.view(40, 1, 2, 2), labels
