@@ -46,7 +46,7 @@ def test_one_entry_gives_one_row(entry: Entries, tmp_path: Path) -> None:
         **{"clean": "90.00", "pgd20": "-", "autoattack": "50.00", "fid": "-", "inception_score": "-"},
         **{"energy_gap_mean": "-", "energy_gap_std": "-", "masking": "-", "reported_clean": "-"},
         **{"reported_autoattack": "-", "protocol": "digits-linf-v1", "architecture": "wrn-10-2", "n": "100"},
-        **{"partial": "-", "config_digest": "cccccccc", "overrides": "train.epochs=5; train.lr=0.1"},
+        **{"partial": "-", "config_digest": "cccccccc", "overrides": "train.epochs=5; train.lr=0.1", "budget": "-"},
         **{"selection": "best", "flags": "-"},
     }
 
@@ -135,7 +135,7 @@ def test_threats_and_data_sets_have_folders_of_their_own(entry: Entries, tmp_pat
     assert [str(path.relative_to(tmp_path)) for path in rebuild(tmp_path)] == [
         *["digits/linf-0.1/leaderboard.csv", "digits/linf-0.1/leaderboard.md"],
         *["digits/linf-0.15/leaderboard.csv", "digits/linf-0.15/leaderboard.md"],
-        *["imagefolder-a-b/l2-0.5/leaderboard.csv", "imagefolder-a-b/l2-0.5/leaderboard.md"],
+        *["imagefolder-b/l2-0.5/leaderboard.csv", "imagefolder-b/l2-0.5/leaderboard.md"],
     ]
 
 
