@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from methods.backbones.perceptual import lpips_distance
 from methods.data import ImageSet
 from methods.errors import InputError
 from methods.primitives.attacks import PGD
@@ -80,7 +81,7 @@ class EBJDAT(Method):
     Config = Config
     density = True
     card = Card(
-        title="Energy-based Joint Distribution Adversarial Training (EB-JDAT)",
+        title="Your Classifier Can Do More: Towards Bridging the Gaps in Classification, Robustness, and Generation",
         arxiv="2505.19459",
         code="jkcjkc/EB-JDAT at 327ea16",
         family="energy-based",
@@ -98,7 +99,7 @@ class EBJDAT(Method):
             project=not faithful if config.project is None else config.project,
             direction=config.direction,
         )
-        self.lpips = _lpips(task.image_shape) if config.perceptual == "lpips" else None
+        self.lpips = lpips_distance(task.image_shape) if config.perceptual == "lpips" else None
 
     def prepare(self, train: ImageSet) -> None:
         self.start = ClassGaussian(train.images, train.labels, self.task.num_classes)
@@ -176,26 +177,3 @@ class EBJDAT(Method):
                 adversarial=adversarial,
             ),
         )
-
-
-def _lpips(image_shape: tuple[int, int, int]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the LPIPS distance (VGG, version 0.1) of images in [0, 1], per image.
-
-    The network is not a part of the method's state. Its backbone weights are downloaded by torchvision.
-
-    Raises:
-        InputError: the images are too small or not RGB, or the weights cannot be had.
-    """
-    import lpips
-
-    if image_shape[0] != 3 or min(image_shape[1:]) < 16:
-        raise InputError(f"LPIPS needs RGB images of at least 16 pixels, not {image_shape}.")
-    try:
-        network: Any = lpips.LPIPS(net="vgg", verbose=False).requires_grad_(False).eval()
-    except OSError as error:
-        raise InputError(f"The VGG weights of LPIPS cannot be loaded ({error}).") from error
-
-    def distance(x_adv: Tensor, x: Tensor) -> Tensor:
-        return network.to(x.device)(x_adv, x, normalize=True).flatten()
-
-    return distance
