@@ -14,19 +14,17 @@ no perceptual term (the code's is the cosine of the model's own logits); E(x_p) 
 inner loop is its exact single step; the negatives are drawn before, not after, the forward of x_p.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.backbones.perceptual import lpips_distance
 from methods.data import ImageSet
 from methods.errors import InputError
-from methods.primitives.attacks import PGD
-from methods.primitives.energy import joint_energy, marginal_energy
+from methods.primitives.energy import marginal_energy
+from methods.primitives.energy_attack import EnergyAttack
 from methods.primitives.losses import cross_entropy
 from methods.primitives.modes import frozen
 from methods.primitives.random import generator
@@ -51,21 +49,9 @@ class Config:
     buffer_size: int = 10_000
     restart_probability: float = 0.05
     """Share of chains restarted from the informative start."""
-    inner_objective: Literal["joint_energy", "ce", "marginal_energy", "code_literal"] = "joint_energy"
-    """What the adversary raises: E(x', y), CE (commented out in the code), E(x'), or f(x')[y] as released."""
-    direction: Literal["steepest", "gradient", "normalised"] = "steepest"
-    """Sign step (code), plain gradient (paper, eq. 12), or gradient of unit L2 norm."""
-    scale: Literal["eps-8", "faithful"] = "eps-8"
-    """Start and step in [0, 1] units and projected, or as released: half of both, and no projection."""
-    attack_steps: int = 5
-    attack_step_size: float | None = None
-    """Fraction of eps; the scale's own if null: 1/4 (2/255 of 8/255) for eps-8, 1/8 for faithful."""
-    project: bool | None = None
-    """Projection to the eps ball; the scale's own if null."""
+    attack: EnergyAttack = field(default_factory=EnergyAttack)
+    """What the adversary raises, and how: the readings of paper and code."""
     attack_mode: Literal["eval", "train"] = "eval"
-    perceptual: Literal["none", "logit_cos", "lpips"] = "none"
-    """Raised logit distance (code), or lowered LPIPS distance (paper, eq. 12)."""
-    perceptual_weight: float = 1.0
     h2: Literal["contrast", "pull", "absolute"] = "contrast"
     pairing: Literal["density", "labelled"] = "density"
     """Clean side of h2: x_p, unpaired (code), or the labelled images, paired (eq. 14)."""
@@ -90,16 +76,7 @@ class EBJDAT(Method):
 
     def __init__(self, config: Any, task: Task) -> None:
         super().__init__(config, task)
-        faithful = config.scale == "faithful"
-        own_step_size = 1 / 8 if faithful else 1 / 4
-        self.attack = PGD(
-            steps=config.attack_steps,
-            step_size=own_step_size if config.attack_step_size is None else config.attack_step_size,
-            start_scale=0.5 if faithful else 1.0,
-            project=not faithful if config.project is None else config.project,
-            direction=config.direction,
-        )
-        self.lpips = lpips_distance(task.image_shape) if config.perceptual == "lpips" else None
+        self.lpips = lpips_distance(task.image_shape) if config.attack.perceptual == "lpips" else None
 
     def prepare(self, train: ImageSet) -> None:
         self.start = ClassGaussian(train.images, train.labels, self.task.num_classes)
@@ -122,34 +99,7 @@ class EBJDAT(Method):
 
     def _attack(self, model: nn.Module, batch: Batch) -> Tensor:
         with frozen(model, training=self.config.attack_mode == "train"):
-            perceptual = self._perceptual(model, batch.x)
-
-            def objective(x: Tensor) -> Tensor:
-                logits = model(x)
-                return self._adversity(logits, batch.y) + perceptual(x, logits)
-
-            return self.attack(objective, batch.x, self.task.threat, batch.generator("attack"))
-
-    def _adversity(self, logits: Tensor, y: Tensor) -> Tensor:
-        match self.config.inner_objective:
-            case "joint_energy":
-                return joint_energy(logits, y)
-            case "ce":
-                return cross_entropy(logits, y)
-            case "marginal_energy":
-                return marginal_energy(logits)
-            case _:
-                return -joint_energy(logits, y)
-
-    def _perceptual(self, model: nn.Module, x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        weight = self.config.perceptual_weight
-        if self.config.perceptual == "logit_cos":
-            with torch.no_grad():
-                clean = F.normalize(model(x))
-            return lambda x_adv, logits: weight * (F.normalize(logits) - clean).square().sum(1)
-        if (lpips := self.lpips) is not None:
-            return lambda x_adv, logits: -weight * lpips(x_adv, x)
-        return lambda x_adv, logits: logits.new_zeros(len(logits))
+            return self.config.attack(model, batch.x, batch.y, self.task.threat, batch.generator("attack"), self.lpips)
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
         config = self.config
@@ -170,10 +120,6 @@ class EBJDAT(Method):
         return Losses(
             total,
             terms(
-                energy_data=data,
-                energy_samples=samples,
-                energy_adv=energy_adv,
-                clean=clean,
-                adversarial=adversarial,
+                energy_data=data, energy_samples=samples, energy_adv=energy_adv, clean=clean, adversarial=adversarial
             ),
         )

@@ -1,7 +1,6 @@
 """Each disagreement between paper and code is an option, and the option does what its name says."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 from urllib.error import URLError
 
@@ -13,6 +12,7 @@ from methods import ebjdat
 from methods.backbones import Classifier
 from methods.errors import InputError
 from methods.primitives.energy import joint_energy, marginal_energy
+from methods.primitives.energy_attack import EnergyAttack
 from methods.primitives.losses import cross_entropy
 from methods.primitives.modes import frozen
 from methods.primitives.samplers import SGLD
@@ -33,9 +33,8 @@ def attack(make_method: MakeMethod, trained: Classifier, batch: Batch) -> Attack
     """Attack the trained network under options; no sampler moves its running statistics before."""
 
     def compute(images: Batch = batch, threat: str = "Linf:0.15", start: str = "uniform", **options: Any) -> Tensor:
-        method = make_method("ebjdat", options | {"sampler": {"steps": 0}}, threat)
-        assert isinstance(method, ebjdat.EBJDAT)
-        method.attack = replace(method.attack, start=start)
+        own = {"attack": options | {"start": start}, "sampler": {"steps": 0}}
+        method = make_method("ebjdat", own, threat)
         return method.inner(trained, images)["x_adv"]
 
     return compute
@@ -54,7 +53,7 @@ def measured(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
 
 @pytest.mark.parametrize("objective", ["joint_energy", "ce", "marginal_energy"])
 def test_inner_objective_is_raised(objective: str, attack: Attack, trained: Classifier, batch: Batch) -> None:
-    x_adv = attack(inner_objective=objective)
+    x_adv = attack(objective=objective)
     before, after = measured(trained, batch.x, batch.y), measured(trained, x_adv, batch.y)
     assert after[objective] > before[objective] + 0.1
     assert after["ce"] > 2 * before["ce"]
@@ -68,15 +67,15 @@ def grey(batch: Batch) -> Batch:
 def test_each_objective_raises_itself_the_most(attack: Attack, trained: Classifier, batch: Batch) -> None:
     """One small sign step is, to first order, the best there is for the value whose gradient it follows."""
     names, batch = ["joint_energy", "ce", "marginal_energy"], grey(batch)
-    step = {"start": "zero", "attack_steps": 1, "attack_step_size": 0.002}
-    reached = {name: measured(trained, attack(batch, inner_objective=name, **step), batch.y) for name in names}
+    step = {"start": "zero", "steps": 1, "step_size": 0.002}
+    reached = {name: measured(trained, attack(batch, objective=name, **step), batch.y) for name in names}
     for name in names:
         assert max(names, key=lambda other: reached[other][name]) == name
 
 
 def test_code_literal_lowers_the_energy_of_the_label(attack: Attack, trained: Classifier, batch: Batch) -> None:
     """energy-methods.md 5.2: the released adversary is helpful."""
-    x_adv = attack(inner_objective="code_literal")
+    x_adv = attack(objective="code_literal")
     before, after = measured(trained, batch.x, batch.y), measured(trained, x_adv, batch.y)
     assert after["joint_energy"] < before["joint_energy"] - 0.1
     assert after["ce"] < before["ce"] / 2
@@ -88,9 +87,9 @@ def test_code_literal_lowers_the_energy_of_the_label(attack: Attack, trained: Cl
         ({"scale": "eps-8"}, 8 * PIXEL),
         # Start 4/255 and five steps of 1/255, nothing projected (energy-methods.md 5.2: 9/255, measured).
         ({"scale": "faithful"}, 9 * PIXEL),
-        ({"scale": "faithful", "project": True, "attack_steps": 9}, 8 * PIXEL),
+        ({"scale": "faithful", "project": True, "steps": 9}, 8 * PIXEL),
         ({"scale": "eps-8", "project": False}, 18 * PIXEL),
-        ({"scale": "faithful", "attack_step_size": 1 / 4}, 14 * PIXEL),
+        ({"scale": "faithful", "step_size": 1 / 4}, 14 * PIXEL),
     ],
 )
 def test_scale_and_projection(options: dict[str, Any], largest: float, attack: Attack, batch: Batch) -> None:
@@ -112,14 +111,14 @@ def test_direction_of_the_step(attack: Attack, trained: Classifier, batch: Batch
         "normalised": gradient / norms.view(-1, 1, 1, 1),
     }
     for direction, step in expected.items():
-        x_adv = attack(batch, start="zero", direction=direction, attack_steps=1, attack_step_size=0.01)
+        x_adv = attack(batch, start="zero", direction=direction, steps=1, step_size=0.01)
         moved = (x_adv - batch.x) / (0.01 * 0.15)
         torch.testing.assert_close(moved, step, atol=1e-3, rtol=1e-3)
 
 
 def test_logit_cosine_turns_the_logits_away(attack: Attack, trained: Classifier, batch: Batch) -> None:
     def cosine(**options: Any) -> float:
-        x_adv = attack(inner_objective="code_literal", **options)
+        x_adv = attack(objective="code_literal", **options)
         with frozen(trained), torch.no_grad():
             return nn.functional.cosine_similarity(trained(batch.x), trained(x_adv)).mean().item()
 
@@ -150,7 +149,7 @@ def test_lpips_pulls_the_adversary_back_and_is_no_part_of_the_state(
     model = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(192, 10))
 
     def distance(weight: float) -> float:
-        config = ebjdat.Config(perceptual="lpips", perceptual_weight=weight, attack_steps=10)
+        config = ebjdat.Config(attack=EnergyAttack(perceptual="lpips", perceptual_weight=weight, steps=10))
         method = ebjdat.EBJDAT(config, Task(ThreatModel.parse("Linf:0.15"), 10, (3, 16, 16), seed=0))
         assert not list(method.parameters())
         assert not method.state_dict()
@@ -162,7 +161,9 @@ def test_lpips_pulls_the_adversary_back_and_is_no_part_of_the_state(
 @pytest.mark.parametrize("shape", [(1, 32, 32), (3, 8, 8), (3, 32, 15)])
 def test_lpips_refuses_grey_and_small_images(shape: tuple[int, int, int]) -> None:
     with pytest.raises(InputError, match="RGB images of at least 16 pixels"):
-        ebjdat.EBJDAT(ebjdat.Config(perceptual="lpips"), Task(ThreatModel.parse("Linf:8/255"), 10, shape, 0))
+        ebjdat.EBJDAT(
+            ebjdat.Config(attack=EnergyAttack(perceptual="lpips")), Task(ThreatModel.parse("Linf:8/255"), 10, shape, 0)
+        )
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torchvision")
@@ -175,7 +176,10 @@ def test_lpips_without_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
     monkeypatch.setattr("torchvision.models.vgg.VGG", lambda *arguments, **keywords: nn.Module())
     with pytest.raises(InputError, match="VGG weights of LPIPS cannot be loaded") as caught:
-        ebjdat.EBJDAT(ebjdat.Config(perceptual="lpips"), Task(ThreatModel.parse("Linf:8/255"), 10, (3, 32, 32), 0))
+        ebjdat.EBJDAT(
+            ebjdat.Config(attack=EnergyAttack(perceptual="lpips")),
+            Task(ThreatModel.parse("Linf:8/255"), 10, (3, 32, 32), 0),
+        )
     assert "\n" not in str(caught.value)
 
 
@@ -308,7 +312,7 @@ def test_density_batch_may_have_another_size(make_method: MakeMethod, network: N
 
 @pytest.mark.parametrize(
     "options",
-    [{"buffer_size": 0}, {"restart_probability": 1.5}, {"attack_steps": 0}, {"attack_step_size": 0.0}],
+    [{"buffer_size": 0}, {"restart_probability": 1.5}, {"attack": {"steps": 0}}, {"attack": {"step_size": 0.0}}],
 )
 def test_impossible_options_are_refused(options: dict[str, Any], make_method: MakeMethod) -> None:
     with pytest.raises(InputError, match=r"\d"):

@@ -12,6 +12,7 @@ from methods.ebjdat import Config as EBJDATConfig
 from methods.pgd_at import PGDAT
 from methods.pgd_at import Config as PGDATConfig
 from methods.primitives import attacks, threat
+from methods.primitives.energy_attack import EnergyAttack
 from methods.primitives.threat import ThreatModel
 from methods.trades import TRADES
 from methods.trades import Config as TRADESConfig
@@ -98,7 +99,7 @@ def test_ebjdat_released_attack(
     golden_network: Network, golden_images: Images, golden: Golden, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fix_uniform_start(monkeypatch, golden_images)
-    config = EBJDATConfig(scale="faithful", inner_objective="code_literal", perceptual="logit_cos")
+    config = EBJDATConfig(attack=EnergyAttack(objective="code_literal", perceptual="logit_cos", scale="faithful"))
     method = EBJDAT(config, task("Linf:8/255"))
     x_adv = method._attack(golden_network(), batch_of(golden_images))
     torch.testing.assert_close(x_adv, images_of(golden("ebjdat")["attack"]["x_adv"]), atol=1e-5, rtol=0)
