@@ -96,7 +96,7 @@ class Plan:
 
     def check(self) -> None:
         """Resolve everything now, so that bad input stops the command before any work."""
-        assert self.torch_device
+        select_device(self.device)
         for run in self.experiments:
             check(run, self.data(run))
 

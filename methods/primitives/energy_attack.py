@@ -52,7 +52,7 @@ class EnergyAttack:
             value = getattr(self, name)
             if value not in get_args(choices):
                 raise InputError(f'The attack\'s {name} is "{value}".{nearest(value, get_args(choices))}')
-        assert self.pgd
+        _ = self.pgd
 
     @property
     def pgd(self) -> PGD:
