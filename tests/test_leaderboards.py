@@ -1,0 +1,49 @@
+"""The results under version control: what anybody can check of them without training."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmark.leaderboard import rebuild
+from benchmark.results import Entry, entry_path, read_entry
+
+LEADERBOARDS = Path(__file__).parents[1] / "leaderboards"
+ENTRIES = sorted(LEADERBOARDS.glob("*/*/entries/*.json"))
+
+
+def test_there_are_results() -> None:
+    assert ENTRIES
+
+
+def test_tables_are_those_of_the_entries(tmp_path: Path) -> None:
+    copied = tmp_path / "leaderboards"
+    shutil.copytree(LEADERBOARDS, copied)
+    for table in [*copied.glob("*/*/leaderboard*")]:
+        table.unlink()
+    rebuilt = {path.relative_to(copied): path.read_bytes() for path in rebuild(copied)}
+    kept = {path.relative_to(LEADERBOARDS): path.read_bytes() for path in LEADERBOARDS.glob("*/*/leaderboard*")}
+    assert rebuilt == kept
+
+
+@pytest.fixture(params=ENTRIES, ids=lambda path: path.stem)
+def entry(request: pytest.FixtureRequest) -> tuple[Path, Entry]:
+    return request.param, read_entry(request.param)
+
+
+def test_entries_are_traceable(entry: tuple[Path, Entry]) -> None:
+    path, found = entry
+    assert entry_path(LEADERBOARDS, found) == path
+    for record in (found.provenance, found.training["provenance"]):
+        assert record["dirty"] is False
+        assert len(record["commit"]) == 40
+    assert found.partial == (found.data.n < found.data.of)
+    assert found.training["budget"]
+
+
+def test_autoattack_is_no_weaker_than_pgd20(entry: tuple[Path, Entry]) -> None:
+    measurements = entry[1].measurements
+    assert {found.status for found in measurements.values()} == {"done"}
+    accuracies = [float(str(measurements[name].values["accuracy"])) for name in ("autoattack", "pgd20", "clean")]
+    assert accuracies == sorted(accuracies)
+    assert isinstance(measurements["autoattack"].values["pgd20_breaks_autoattack_does_not"], int)
