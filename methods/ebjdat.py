@@ -1,54 +1,53 @@
-"""EB-JDAT on JEM++ (energy-based joint distribution adversarial training, arXiv 2505.19459).
+"""EB-JDAT (energy-based joint distribution adversarial training, arXiv 2505.19459) on a host that models p(x, y).
 
-    min_theta  w_density [E(x_p) - E(x_q)] + w_energy h2 + w_clean CE(x, y) + w_adversarial CE(x_adv, y)
+    min_theta  L_host + w_energy h2 + w_adversarial CE(f(x_adv), y)
 
-    x_p    data of the density path;  x_q    sampler output started from a replay buffer (JEM++'s PYLD)
-    x_adv  argmax_{|x' - x| <= eps} E(x', y)   by 5 sign steps;   E(x) = -logsumexp f(x),  E(x, y) = -f(x)[y]
-    h2     contrast: E(x_p) - E(x_adv);   pull: E(x_adv) - E(x_p);   absolute: |E(x_p) - E(x_adv)|
+    L_host  w_density [E(x_p) - E(x_q)] + w_clean CE(f(x), y) of JEM, JEM++ or SADA-JEM, with its sampler and its update
+    x_adv   argmax_{|x' - x| <= eps} E(x', y)   by 5 sign steps;   E(x) = -logsumexp f(x),  E(x, y) = -f(x)[y]
+    h2      contrast: E(x_p) - E(x_adv);   pull: E(x_adv) - E(x_p);   absolute: |E(x_p) - E(x_adv)|
 
 Paper and released code disagree; every disagreement is an option whose first value is the default.
 Followed from the code and not the paper: sign steps, h2's sign (eq. 14 read as a loss), both CE terms, script weights.
 Followed from the paper and not the code: the inner step raises E(x', y) (eqs. 11, 12); the code lowers it.
 Ours: the attack is at the stated eps in [0, 1] and projected (``scale: eps-8``; the code's 8/255 in [-1, 1] is 4/255);
-no perceptual term (the code's is the cosine of the model's own logits); E(x_p) and f(x_adv) are evaluated once; PYLD's
-inner loop is its exact single step; the negatives are drawn before, not after, the forward of x_p.
+no perceptual term (the code's is the cosine of the model's own logits); E(x_p) and f(x_adv) are evaluated once; the
+attack comes before the chains, so that its running statistics are those of the last images and not of chains.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
+from methods import get
 from methods.backbones.perceptual import lpips_distance
 from methods.data import ImageSet
-from methods.errors import InputError
 from methods.primitives.energy import marginal_energy
 from methods.primitives.energy_attack import EnergyAttack
-from methods.primitives.losses import cross_entropy
+from methods.primitives.losses import accuracy, cross_entropy
 from methods.primitives.modes import frozen
-from methods.primitives.random import generator
-from methods.primitives.samplers import SGLD, ClassGaussian, ReplayBuffer
-from methods.training.method import Batch, Card, Inner, Losses, Method, Task, terms
+from methods.training.config import overlay
+from methods.training.method import Batch, Card, Inner, Losses, Method, Task, Update
+
+
+class _Filled(dict[str, Any]):
+    """All options of a host, its defaults filled in."""
+
+    host: str | None = None
+    """That host; None in a copy, which is a setting like any other."""
 
 
 @dataclass(frozen=True)
 class Config:
-    w_density: float = 1.0
-    """h1; script 1, v1 .45."""
+    host: Literal["jempp", "sadajem", "jem"] = "jempp"
+    """The method whose sampler, weights of h1 and of the clean CE, and update are used."""
+    host_options: dict[str, Any] = field(default_factory=dict)
+    """The host's options; script: w_density and w_clean 1 (JEM: .45), 10 sampler steps."""
     w_energy: float = 0.1
     """h2; script .1, v1 .05."""
-    w_clean: float = 1.0
-    """CE of clean images; script 1, v1 .45."""
     w_adversarial: float = 1.0
     """CE of adversarial images; script 1, v1 .45."""
-    sampler: SGLD = field(default_factory=lambda: SGLD(steps=10, step_size=0.25, clip=2.0))
-    """PYLD with 10 outer steps of 5 x 0.2 in [-1, 1], gradients clipped at 1 there."""
-    sampler_mode: Literal["train", "eval"] = "train"
-    """BatchNorm while sampling; the code samples in train mode and moves the running statistics."""
-    buffer_size: int = 10_000
-    restart_probability: float = 0.05
-    """Share of chains restarted from the informative start."""
     attack: EnergyAttack = field(default_factory=EnergyAttack)
     """What the adversary raises, and how: the readings of paper and code."""
     attack_mode: Literal["eval", "train"] = "eval"
@@ -57,10 +56,18 @@ class Config:
     """Clean side of h2: x_p, unpaired (code), or the labelled images, paired (eq. 14)."""
 
     def __post_init__(self) -> None:
-        if self.buffer_size < 1:
-            raise InputError(f"options.buffer_size must be at least 1, not {self.buffer_size}.")
-        if not 0 <= self.restart_probability <= 1:
-            raise InputError(f"options.restart_probability must be in [0, 1], not {self.restart_probability}.")
+        # Changing the host alone must not hand it the settings that were filled in for another.
+        if isinstance(self.host_options, _Filled) and self.host_options.host not in (None, self.host):
+            object.__setattr__(self, "host_options", {})
+        # The record of a run names every setting of the host, not only those that were changed.
+        filled = _Filled(asdict(self.host_config))
+        filled.host = self.host
+        object.__setattr__(self, "host_options", filled)
+
+    @property
+    def host_config(self) -> Any:
+        """The host's options as its own ``Config``."""
+        return overlay(get(self.host).Config(), self.host_options, "options.host_options")
 
 
 class EBJDAT(Method):
@@ -76,50 +83,41 @@ class EBJDAT(Method):
 
     def __init__(self, config: Any, task: Task) -> None:
         super().__init__(config, task)
+        self.host: Method = get(config.host)(config.host_config, task)
         self.lpips = lpips_distance(task.image_shape) if config.attack.perceptual == "lpips" else None
 
+    def check(self, model: nn.Module) -> None:
+        self.host.check(model)
+
     def prepare(self, train: ImageSet) -> None:
-        self.start = ClassGaussian(train.images, train.labels, self.task.num_classes)
-        random = generator(self.task.seed, "buffer", device=train.images.device)
-        labels = torch.arange(self.config.buffer_size, device=train.images.device) % self.task.num_classes
-        self.buffer = ReplayBuffer(self.start.sample(labels, random))
+        self.host.prepare(train)
 
     def inner(self, model: nn.Module, batch: Batch) -> Inner:
-        return {"x_q": self._sample(model, batch), "x_adv": self._attack(model, batch)}
-
-    def _sample(self, model: nn.Module, batch: Batch) -> Tensor:
-        config, random = self.config, batch.generator("sampler")
-        index, x = self.buffer.draw(
-            len(batch.density), config.restart_probability, lambda n: self.start.sample_any(n, random), random
-        )
-        with frozen(model, training=config.sampler_mode == "train"):
-            x_q = config.sampler(lambda x: marginal_energy(model(x)), x.to(batch.density.device), random)
-        self.buffer.update(index, x_q)
-        return x_q
+        return {"x_adv": self._attack(model, batch)} | self.host.inner(model, batch)
 
     def _attack(self, model: nn.Module, batch: Batch) -> Tensor:
         with frozen(model, training=self.config.attack_mode == "train"):
             return self.config.attack(model, batch.x, batch.y, self.task.threat, batch.generator("attack"), self.lpips)
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
-        config = self.config
-        data = marginal_energy(model(batch.density)).mean()
-        samples = marginal_energy(model(inner["x_q"])).mean()
-        clean_logits, adversarial_logits = model(batch.x), model(inner["x_adv"])
-        clean = cross_entropy(clean_logits, batch.y).mean()
-        adversarial = cross_entropy(adversarial_logits, batch.y).mean()
-        energy_adv = marginal_energy(adversarial_logits).mean()
-        gap = (data if config.pairing == "density" else marginal_energy(clean_logits).mean()) - energy_adv
+        config, hosted = self.config, self.host.loss(model, batch, inner)
+        logits = model(inner["x_adv"])
+        adversarial, energy_adv = cross_entropy(logits, batch.y).mean(), marginal_energy(logits).mean()
+        gap = hosted.terms["energy_data" if config.pairing == "density" else "energy_clean"] - energy_adv
         h2 = {"contrast": gap, "pull": -gap, "absolute": gap.abs()}[config.h2]
-        total = (
-            config.w_density * (data - samples)
-            + config.w_energy * h2
-            + config.w_clean * clean
-            + config.w_adversarial * adversarial
-        )
-        return Losses(
-            total,
-            terms(
-                energy_data=data, energy_samples=samples, energy_adv=energy_adv, clean=clean, adversarial=adversarial
-            ),
-        )
+        terms = {"energy_adv": energy_adv, "adversarial": adversarial, "accuracy_adv": accuracy(logits, batch.y)}
+        return Losses(hosted.total + config.w_energy * h2 + config.w_adversarial * adversarial, hosted.terms | terms)
+
+    def descend(self, model: nn.Module, update: Update, loss: Callable[[], Losses]) -> Losses:
+        return self.host.descend(model, update, loss)
+
+    def report(self) -> dict[str, Tensor]:
+        return self.host.report()
+
+    @property
+    def samples(self) -> Tensor | None:
+        return self.host.samples
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        return self.host.generation

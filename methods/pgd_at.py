@@ -14,7 +14,7 @@ from typing import Literal
 from torch import nn
 
 from methods.primitives.attacks import PGD
-from methods.primitives.losses import cross_entropy
+from methods.primitives.losses import accuracy, cross_entropy
 from methods.primitives.modes import frozen
 from methods.training.method import Batch, Card, Inner, Losses, Method
 
@@ -49,4 +49,6 @@ class PGDAT(Method):
         return {"x_adv": x_adv}
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
-        return Losses(cross_entropy(model(inner["x_adv"]), batch.y).mean())
+        logits = model(inner["x_adv"])
+        adversarial = cross_entropy(logits, batch.y).mean()
+        return Losses(adversarial, {"adversarial": adversarial, "accuracy_adv": accuracy(logits, batch.y)})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from methods.errors import InputError
-from methods.primitives.losses import cross_entropy
+from methods.primitives.losses import accuracy, cross_entropy
 from methods.training.method import Batch, Card, Inner, Losses, Method
 
 
@@ -35,4 +35,6 @@ class Standard(Method):
     )
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
-        return Losses(cross_entropy(model(batch.x), batch.y, self.config.label_smoothing).mean())
+        logits = model(batch.x)
+        clean = cross_entropy(logits, batch.y, self.config.label_smoothing).mean()
+        return Losses(clean, {"clean": clean, "accuracy_clean": accuracy(logits, batch.y)})

@@ -10,14 +10,14 @@ Ours: p(x) of the attack is computed once and not at every step, and the clean l
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import nn
 
 from methods.errors import InputError
 from methods.primitives.attacks import PGD
-from methods.primitives.losses import cross_entropy, kl_divergence
+from methods.primitives.losses import accuracy, cross_entropy, kl_divergence
 from methods.primitives.modes import frozen
-from methods.training.method import Batch, Card, Inner, Losses, Method, terms
+from methods.primitives.trades_attack import trades_attack
+from methods.training.method import Batch, Card, Inner, Losses, Method
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,19 @@ class TRADES(Method):
 
     def inner(self, model: nn.Module, batch: Batch) -> Inner:
         with frozen(model, training=False):
-            with torch.no_grad():
-                clean = model(batch.x)
-            x_adv = self.config.attack(
-                lambda x: kl_divergence(clean, model(x)), batch.x, self.task.threat, batch.generator("attack")
-            )
+            x_adv = trades_attack(self.config.attack, model, batch.x, self.task.threat, batch.generator("attack"))
         return {"x_adv": x_adv}
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
-        clean = model(batch.x)
+        clean, adversarial = model(batch.x), model(inner["x_adv"])
         natural = cross_entropy(clean, batch.y).mean()
-        robust = kl_divergence(clean, model(inner["x_adv"])).mean()
-        return Losses(natural + self.config.beta * robust, terms(natural=natural, robust=robust))
+        robust = kl_divergence(clean, adversarial).mean()
+        return Losses(
+            natural + self.config.beta * robust,
+            {
+                "clean": natural,
+                "robust": robust,
+                "accuracy_clean": accuracy(clean, batch.y),
+                "accuracy_adv": accuracy(adversarial, batch.y),
+            },
+        )

@@ -94,18 +94,34 @@ class Classifier(nn.Module):
     def scalar_energy(self, x: Tensor) -> Tensor:
         """Return the scalar head's energy E_h(x) = -h(x), [B], float32 (M-EBM, github.com/sndnyang/mebm).
 
-        RuntimeError where the backbone was built without an energy head.
+        InputError where the backbone was built without an energy head.
         """
+        return -self._run(self._wide_resnet().scalar, x)
+
+    def first(self, x: Tensor) -> Tensor:
+        """Return what the first layer makes of images in [0,1], float32 (JEM++'s PYLD freezes gradients there).
+
+        InputError where the backbone is no wide residual network; see also :meth:`rest`.
+        """
+        return self._run(self._wide_resnet().conv, x)
+
+    def rest(self, hidden: Tensor) -> Tensor:
+        """Map the output of :meth:`first` to logits [B,K], float32."""
+        return self._cast(self._wide_resnet().rest, hidden)
+
+    def _wide_resnet(self) -> WideResNet:
         if not isinstance(self.network, WideResNet):
-            raise RuntimeError("Only wide residual networks have an energy head.")
-        return -self._run(self.network.scalar, x)
+            raise InputError("Only wide residual networks have an energy head and a first layer of their own.")
+        return self.network
 
     def _run(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        normalised = (x - self.mean) / self.std
+        return self._cast(function, (x - self.mean) / self.std)
+
+    def _cast(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if self.autocast is None:
-            return function(normalised).float()
+            return function(x).float()
         with torch.autocast(x.device.type, dtype=self.autocast):
-            return function(normalised).float()
+            return function(x).float()
 
 
 def build(

@@ -13,6 +13,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from methods.errors import InputError
+
 Norm = Literal["batch", "none"]
 Dialect = Literal["wrn", "jem-wrn"]
 
@@ -111,15 +113,19 @@ class WideResNet(nn.Module):
                     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(self.head.bias)
 
-    def features(self, x: Tensor) -> Tensor:
-        """Return the pooled features [B, 64*widen] in front of the heads."""
-        return self.activation(self.norm(self.stages(self.conv(x)))).mean(dim=(2, 3))
+    def features(self, hidden: Tensor) -> Tensor:
+        """Map the first convolution's output to the pooled features [B, 64*widen] in front of the heads."""
+        return self.activation(self.norm(self.stages(hidden))).mean(dim=(2, 3))
+
+    def rest(self, hidden: Tensor) -> Tensor:
+        """Map the first convolution's output to the logits."""
+        return self.head(self.features(hidden))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))
+        return self.rest(self.conv(x))
 
     def scalar(self, x: Tensor) -> Tensor:
-        """Return the scalar head's output h(x), [B]; RuntimeError where the network was built without one."""
+        """Return the scalar head's output h(x), [B]; InputError where the network was built without one."""
         if self.energy_head is None:
-            raise RuntimeError("This network was built without an energy head (backbone.energy_head).")
-        return self.energy_head(self.features(x)).squeeze(1)
+            raise InputError("The network was built without an energy head: set backbone.energy_head to true.")
+        return self.energy_head(self.features(self.conv(x))).squeeze(1)

@@ -1,4 +1,4 @@
-"""Losses per image, [B], never reduced, in float32 whatever the dtype of the logits [B, K]."""
+"""Losses per image, [B], never reduced, in float32 whatever the dtype of the logits [B, K]; and the accuracy."""
 
 import math
 
@@ -42,3 +42,8 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
         raise InputError(f"The DLR loss compares three logits, but the model has {logits.shape[1]} classes.")
     first, _, third = logits.float().topk(3, dim=1).values.unbind(1)
     return margin(logits, y) / (first - third + 1e-12)
+
+
+def accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    """Percentage of the batch whose largest logit is the label's, a scalar."""
+    return 100 * (logits.argmax(1) == y).float().mean()

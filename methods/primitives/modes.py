@@ -37,6 +37,19 @@ def mode(model: M, *, training: bool, track_statistics: bool = True) -> Iterator
 
 
 @contextmanager
+def fixed_statistics(model: M) -> Iterator[M]:
+    """Let no forward pass move BatchNorm's running statistics; the modes stay, so batch statistics stay in use."""
+    tracked = [(module, module.track_running_stats) for module in model.modules() if isinstance(module, _BatchNorm)]
+    try:
+        for module, _ in tracked:
+            module.track_running_stats = False
+        yield model
+    finally:
+        for module, tracks in tracked:
+            module.track_running_stats = tracks
+
+
+@contextmanager
 def frozen(model: M, *, training: bool = False, track_statistics: bool = True) -> Iterator[M]:
     """Like :func:`mode`, and no parameter asks for a gradient, so input gradients cost no weight gradients.
 

@@ -1,4 +1,4 @@
-"""Negatives for an energy-based model: Langevin chains, the replay buffer and informative starts."""
+"""Langevin chains and the replay buffer they persist in."""
 
 import math
 from collections.abc import Callable
@@ -18,9 +18,10 @@ class SGLD:
     Everything is in [0, 1] units. The papers work in u = 2x - 1, where grad_x = 2 grad_u and moving u by d
     moves x by d / 2: a step of 1 on gradients clipped at 1 becomes 0.25 on gradients clipped at 2, and the
     noise halves. JEM (wgrathwohl/JEM at 3d01161): step 1, noise 0.01, no clip and no clamp, hence 0.25 and
-    0.005 here. JEM++'s PYLD (Yang & Ji 2021): N inner steps of 0.2 behind an affine first layer see one and
-    the same gradient and are one clipped step of 0.2 N exactly (moving N times one way, clamped each time, is
-    clamping once); N = 5 gives the defaults here.
+    0.005 here. JEM++'s PYLD (Yang & Ji 2021) freezes the gradient at the first layer's output and goes
+    ``inner_steps`` N = 5 clipped steps of 0.2 against it. Behind an affine first layer these see one and the
+    same gradient and are one clipped step of 0.2 N exactly (moving N times one way, clamped each time, is
+    clamping once): that step is the default here, and ``inner_steps=5, step_size=0.05`` is the literal loop.
 
     Raises:
         InputError: a field is out of range.
@@ -33,31 +34,78 @@ class SGLD:
     clip: float | None = 2.0
     """Bound of every entry of the gradient (1 in [-1, 1] units); None: none."""
     noise: float = 0.0
-    """Standard deviation of the noise of a step (half of that in [-1, 1] units)."""
+    """Standard deviation of the noise of a step (half of that in [-1, 1] units), added after its inner steps."""
     clamp: bool = True
     """Whether every step ends inside [0, 1]."""
+    inner_steps: int = 1
+    """Above 1: PYLD's literal inner loop, of so many steps of ``step_size`` per pass through the network."""
 
     def __post_init__(self) -> None:
+        if self.inner_steps < 1:
+            raise InputError(f"SGLD needs inner_steps >= 1, got {self.inner_steps}.")
         if self.steps < 0 or not 0 < self.step_size < math.inf:
             raise InputError(f"SGLD needs steps >= 0 and a positive step_size, got {self.steps} and {self.step_size}.")
         if not 0 <= self.noise < math.inf or (self.clip is not None and not self.clip > 0):
             raise InputError(f"SGLD needs noise >= 0 and a positive clip or none, got {self.noise} and {self.clip}.")
 
-    def __call__(self, energy: Callable[[Tensor], Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
-        """Run chains from ``x`` [B, ...] down ``energy`` (images -> [B]) and return their ends, detached."""
-        x = x.detach()
+    def __call__(
+        self,
+        energy: Callable[[Tensor], Tensor],
+        x: Tensor,
+        generator: torch.Generator,
+        first_layer: Callable[[Tensor], Tensor] | None = None,
+        trace: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Run chains from ``x`` [B, ...] down an energy and return their ends, detached.
+
+        Args:
+            energy: images -> [B]; with ``first_layer``, its output -> [B].
+            x: starts.
+            generator: draws the noise.
+            first_layer: images -> what the network's first layer makes of them; for ``inner_steps`` above 1.
+            trace: is given ``clip_rate``, the share of gradient entries that were clipped, a scalar.
+
+        Raises:
+            InputError: ``inner_steps`` is above 1 and there is no first layer.
+        """
+        if self.inner_steps > 1 and first_layer is None:
+            raise InputError("PYLD's literal inner loop (inner_steps above 1) needs a network with a first layer.")
+        x, clipped = x.detach(), torch.zeros((), device=x.device)
         for _ in range(self.steps):
-            with torch.enable_grad():
-                leaf = x.detach().requires_grad_()
-                (gradient,) = torch.autograd.grad(energy(leaf).sum(), leaf)
-            if self.clip is not None:
-                gradient = gradient.clamp(-self.clip, self.clip)
-            x = x - self.step_size * gradient
-            if self.noise:
-                x = x + self.noise * normal_like(x, generator)
-            if self.clamp:
-                x = x.clamp(0, 1)
+            along = energy
+            if first_layer is not None:
+                along = _linearised(energy, first_layer, x)
+            for inner_step in range(self.inner_steps):
+                gradient = _gradient(along, x)
+                if self.clip is not None:
+                    clipped += (gradient.abs() > self.clip).float().mean() / (self.steps * self.inner_steps)
+                    gradient = gradient.clamp(-self.clip, self.clip)
+                x = x - self.step_size * gradient
+                if self.noise and inner_step == self.inner_steps - 1:
+                    x = x + self.noise * normal_like(x, generator)
+                if self.clamp:
+                    x = x.clamp(0, 1)
+        if trace is not None:
+            trace["clip_rate"] = clipped
         return x
+
+
+def _gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return the gradient of the summed values at ``x``."""
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(function(leaf).sum(), leaf)
+    return gradient
+
+
+def _linearised(
+    energy: Callable[[Tensor], Tensor], first_layer: Callable[[Tensor], Tensor], x: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """Return PYLD's inner objective, x' -> <first_layer(x'), p>, with p the energy's gradient behind the layer at x."""
+    with torch.no_grad():
+        hidden = first_layer(x)
+    adjoint = _gradient(energy, hidden)
+    return lambda x_new: (first_layer(x_new) * adjoint).flatten(1).sum(1)
 
 
 class ReplayBuffer(nn.Module):
@@ -68,10 +116,13 @@ class ReplayBuffer(nn.Module):
     """
 
     images: Tensor
+    moments: Tensor
 
     def __init__(self, images: Tensor) -> None:
         super().__init__()
         self.register_buffer("images", images.detach().float().clone())
+        # Statistics of a step must not cost a pass over all chains: each slot keeps its own.
+        self.register_buffer("moments", _moments(self.images))
 
     def draw(
         self,
@@ -107,68 +158,17 @@ class ReplayBuffer(nn.Module):
         order = torch.arange(len(index), device=index.device)
         last = torch.zeros_like(slots).scatter_reduce(0, inverse, order, "amax")
         self.images[slots] = x.detach()[last].to(self.images)
+        self.moments[slots] = _moments(self.images[slots])
 
-    def statistics(self) -> dict[str, float]:
-        """Return ``mean``, ``std`` and ``saturated`` (share at or beyond 0 or 1) of the pixels."""
-        saturated = (self.images <= 0) | (self.images >= 1)
-        return {
-            "mean": self.images.mean().item(),
-            "std": self.images.std(correction=0).item(),
-            "saturated": saturated.float().mean().item(),
-        }
+    def statistics(self) -> dict[str, Tensor]:
+        """Return ``mean``, ``std`` and ``saturated`` (share at or beyond 0 or 1) of the pixels, as scalars."""
+        mean, square, saturated = self.moments.double().mean(0).unbind()
+        std = (square - mean.square()).clamp(min=0).sqrt()
+        return {"mean": mean.float(), "std": std.float(), "saturated": saturated.float()}
 
 
-class ClassGaussian(nn.Module):
-    """JEM++'s informative start: a Gaussian per class with the mean and full covariance of its images.
-
-    x ~ N(mu_y, Sigma_y + ridge^2 I), clamped to [0, 1], where Sigma_y divides by the class size n. With X the
-    n images of the class as rows and z ~ N(0, I_n), mu + (X - mu)^T z / sqrt(n) has exactly that mean and
-    covariance (before the ridge); it equals X^T w with weights w = 1/n + (z - mean z) / sqrt(n), so that
-    neither mu nor a d x d matrix is ever formed.
-
-    Args:
-        images: training images [N, C, H, W], uint8 in 0..255 or float in [0, 1]; kept as given, not copied.
-        labels: their classes [N].
-        num_classes: number of classes; each needs an image.
-        ridge: standard deviation of the added noise; JEM++'s sqrt(1e-4) in [-1, 1] units halves to 0.005.
-
-    Raises:
-        InputError: a class has no image.
-    """
-
-    images: Tensor
-    order: Tensor
-
-    def __init__(self, images: Tensor, labels: Tensor, num_classes: int, ridge: float = 0.005) -> None:
-        super().__init__()
-        sizes = labels.bincount(minlength=num_classes).tolist()
-        if 0 in sizes:
-            raise InputError(f"The informative start needs an image of each class; class {sizes.index(0)} has none.")
-        self.num_classes = num_classes
-        self.ridge = ridge
-        self.sizes: list[int] = sizes
-        # Data, not state: a checkpoint would otherwise carry the training set.
-        self.register_buffer("images", images, persistent=False)
-        self.register_buffer("order", labels.argsort(stable=True).to(images.device), persistent=False)
-
-    def sample(self, y: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw one image for each label of ``y`` [B] -> [B, C, H, W], float32 in [0, 1]."""
-        y = y.to(self.images.device)
-        x = torch.empty(len(y), *self.images.shape[1:], device=y.device)
-        for label, members in enumerate(self.order.split(self.sizes)):
-            wanted = (y == label).nonzero().squeeze(1)
-            if not len(wanted):
-                continue
-            z = normal_like(x.new_empty(len(wanted), len(members)), generator)
-            weights = 1 / len(members) + (z - z.mean(1, keepdim=True)) / math.sqrt(len(members))
-            x[wanted] = (weights @ self._unit(members).flatten(1)).view(-1, *x.shape[1:])
-        return (x + self.ridge * normal_like(x, generator)).clamp(0, 1)
-
-    def sample_any(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw ``n`` images of classes chosen uniformly -> [n, C, H, W], float32 in [0, 1]."""
-        y = torch.randint(self.num_classes, (n,), generator=generator, device=generator.device)
-        return self.sample(y, generator)
-
-    def _unit(self, index: Tensor) -> Tensor:
-        images = self.images[index]
-        return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+def _moments(images: Tensor) -> Tensor:
+    """Return mean, mean square and saturated share of each image, [N, 3]."""
+    flat = images.flatten(1)
+    saturated = ((flat <= 0) | (flat >= 1)).float()
+    return torch.stack([flat.mean(1), flat.square().mean(1), saturated.mean(1)], dim=1)

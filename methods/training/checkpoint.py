@@ -20,6 +20,8 @@ from methods.errors import InputError
 from methods.training.config import overlay
 
 FILES = {"last": "weights.safetensors", "best": "best.safetensors"}
+BUFFERS = {"last": "last-buffer.safetensors", "best": "best-buffer.safetensors"}
+"""The replay buffer as it was with those weights, for methods that have one."""
 _DESCRIPTION = "trilemma"
 
 

@@ -21,6 +21,7 @@ from methods.backbones import BackboneConfig
 from methods.data.streams import Augment
 from methods.errors import InputError, nearest
 from methods.primitives.threat import ThreatModel
+from methods.training.guard import Guard
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class TrainConfig:
     """torch.compile the network."""
     checkpoint_seconds: float = 60.0
     """Longest time between two resumable checkpoints."""
-    log_every: int = 10
-    """Steps between two lines of the log."""
+    log_every: int = 1
+    """Steps between two lines of the log; a step with non-finite values is always logged."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "validate_every", "log_every"):
@@ -133,6 +134,7 @@ class Experiment:
     backbone: BackboneConfig
     train: TrainConfig
     data: DataConfig
+    guard: Guard = field(default_factory=Guard)
     budget: str = ""
     """How this training is scaled down from its paper, in words; empty for the paper's own budget."""
     reported: tuple[Reported, ...] = ()
@@ -155,6 +157,9 @@ class Experiment:
         settings = self.resolved() | {"data_digests": dict(data_digests)}
         for label in ("seed", "budget"):
             del settings[label]
+        # It then never changes a weight, and trainings older than the guard keep their digest.
+        if self.guard == Guard():
+            del settings["guard"]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -185,6 +190,7 @@ def experiment(mapping: Mapping[str, Any]) -> Experiment:
         backbone=overlay(BackboneConfig(), mapping.get("backbone", {}), "backbone"),
         train=overlay(TrainConfig(), mapping.get("train", {}), "train"),
         data=overlay(DataConfig(), mapping.get("data", {}), "data"),
+        guard=overlay(Guard(), mapping.get("guard", {}), "guard"),
         budget=_value(str, mapping.get("budget", ""), "budget"),
         reported=tuple(_create(Reported, item, f"reported[{position}]") for position, item in enumerate(reported)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -36,6 +37,8 @@ class Task:
     num_classes: int
     image_shape: tuple[int, int, int]
     seed: int
+    density_batch: int = 1
+    """Images a step on the p(x) path, and so chains a step."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Losses:
-    """The value to minimise (a scalar with a graph) and what the log shows of it (detached scalars)."""
+    """The value to minimise (a scalar with a graph) and the scalars the log shows of it.
+
+    Terms may carry their graph, so that a method that wraps another can add to what that one computed.
+    """
 
     total: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
@@ -116,6 +122,16 @@ class Method(nn.Module):
         self.config = config
         self.task = task
 
+    def check(self, model: nn.Module) -> None:
+        """Refuse, before anything is trained, a network that the method cannot work with.
+
+        Args:
+            model: built like the network to be trained, but on the meta device: it has shapes and no values.
+
+        Raises:
+            InputError: the network lacks what the method needs.
+        """
+
     def prepare(self, train: ImageSet) -> None:
         """Fit to the training images whatever must exist before the first step, such as a replay buffer."""
 
@@ -127,13 +143,42 @@ class Method(nn.Module):
         """Return the loss: a pure function of (weights, batch, inner), so that it can be called twice a step."""
         raise NotImplementedError
 
-    def step(self, model: nn.Module, batch: Batch, update: Update) -> Losses:
-        """Make one training step; only methods whose update itself differs override this."""
-        losses = self.loss(model, batch, self.inner(model, batch))
+    def descend(self, model: nn.Module, update: Update, loss: Callable[[], Losses]) -> Losses:
+        """Move the weights one step down ``loss``; only methods whose update differs (SAM, AWP) override this."""
+        losses = loss()
         update(losses.total)
         return losses
 
+    def step(self, model: nn.Module, batch: Batch, update: Update) -> Losses:
+        """Make one training step; the terms are those of the loss and what was seen of the inner problem."""
+        inner = self.inner(model, batch)
+        losses = self.descend(model, update, lambda: self.loss(model, batch, inner))
+        return Losses(losses.total, losses.terms | _observed(batch, inner) | self.report())
 
-def terms(**values: Tensor) -> dict[str, Tensor]:
-    """Return the named scalars detached from their graph, for ``Losses.terms``."""
-    return {name: value.detach() for name, value in values.items()}
+    def report(self) -> dict[str, Tensor]:
+        """Return what the state of the method adds to the log of a step, as scalars."""
+        return {}
+
+    @property
+    def samples(self) -> Tensor | None:
+        """The replay buffer's images, float32 [N, C, H, W] in [0, 1]; None where there is no buffer."""
+        return None
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """How the model's density is sampled, for whoever generates from its weights.
+
+        ``energy``: "marginal" (-logsumexp of the logits) or "scalar" (the energy head). ``mode``: the mode of the
+        network while sampling. ``start``: the name of the chains' start, None where nothing was sampled.
+        """
+        return {"energy": "marginal", "mode": "eval", "start": None}
+
+
+def _observed(batch: Batch, inner: Inner) -> dict[str, Tensor]:
+    """Return the largest perturbation, and how many values of the inner problem are NaN or infinite."""
+    seen: dict[str, Tensor] = {}
+    if "x_adv" in inner:
+        seen["delta_max"] = (inner["x_adv"] - batch.x).abs().max()
+    if inner:
+        seen["inner_nonfinite"] = torch.stack([(~value.isfinite()).sum() for value in inner.values()]).sum().float()
+    return seen

@@ -57,11 +57,15 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 class Updater:
-    """The one place that zeroes gradients, clips them and steps the optimiser (see methods.training.method.Update)."""
+    """The one place that zeroes gradients, clips them and steps the optimiser (see methods.training.method.Update).
+
+    ``gradient_norm`` is the L2 norm of the last gradient that was applied, before it was clipped: a scalar tensor.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer, clip: float | None) -> None:
         self.optimizer = optimizer
         self.clip = clip
+        self.gradient_norm = torch.zeros(())
 
     def __call__(self, total: Tensor) -> None:
         self.gradient(total)
@@ -72,7 +76,9 @@ class Updater:
         total.backward()
 
     def apply(self) -> None:
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         if self.clip is not None:
-            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.clip)
+            self.gradient_norm = nn.utils.clip_grad_norm_(parameters, self.clip)
+        else:
+            self.gradient_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         self.optimizer.step()

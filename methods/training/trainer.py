@@ -2,14 +2,19 @@
 
 Everything random is a pure function of (seed, stream name, step), so a run interrupted at any moment and started again
 continues from its last checkpoint and ends, on a CPU, with the very bits of an uninterrupted run.
+
+Every step is a line of log.jsonl, and a guard reads the lines: a collapse stops the run with a record, or sends it back
+to the last good state with new streams and a lower learning rate.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,19 +35,34 @@ from methods.primitives.losses import cross_entropy
 from methods.primitives.modes import frozen
 from methods.primitives.random import derive, generator
 from methods.primitives.threat import ThreatModel
-from methods.training.checkpoint import FILES, load_state, save_state, save_weights, write_json, write_text
+from methods.training.checkpoint import (
+    BUFFERS,
+    FILES,
+    load_state,
+    save_state,
+    save_weights,
+    write,
+    write_json,
+    write_text,
+)
 from methods.training.config import Experiment
+from methods.training.guard import Alarm, Detector, read_log
 from methods.training.method import Batch, Losses, Method, Task
 from methods.training.optim import Updater, learning_rate, optimizer
+from methods.training.pictures import quality, save_buffer, write_grid
 from methods.training.progress import Advance, progress
 from methods.training.provenance import provenance
 
 VALIDATION_ATTACK = PGD(steps=10, step_size=0.25)
 _VALIDATION_BATCH = 500
+_SAMPLES = 1000
+"""Images of a replay buffer that are looked at while training."""
+_GENERATIONS = 2
+"""Snapshots that are kept: a collapse may have begun, unnoticed, before the latest."""
 
 
 class TrainingFailed(RuntimeError):
-    """A training that stopped on a non-finite loss; the run's manifest says at which step."""
+    """A training that collapsed and was stopped; the run's manifest says at which step, and why."""
 
 
 def select_device(name: str) -> torch.device:
@@ -84,8 +104,8 @@ def train(experiment: Experiment, dataset: Dataset, runs: Path, device: torch.de
     """Train, resume, or find already trained the run an experiment describes; return its folder.
 
     Raises:
-        TrainingFailed: the loss became non-finite, now or in an earlier attempt; the manifest holds the record.
-        InputError: a file of the run is foreign or cannot be written.
+        TrainingFailed: the training collapsed, now or when it was last started; the manifest holds the record.
+        InputError: a file of the run is foreign or cannot be written, or the guard watches what is not logged.
     """
     folder = run_folder(runs, experiment, dataset)
     manifest = read_manifest(folder)
@@ -116,17 +136,17 @@ class _Training:
 
     def __init__(self, experiment: Experiment, dataset: Dataset, folder: Path, device: torch.device) -> None:
         self.experiment, self.dataset, self.folder, self.device = experiment, dataset, folder, device
-        config, seed = experiment.train, experiment.seed
+        config = experiment.train
         self.model = build_model(experiment, dataset).to(device)
         self.model.autocast = torch.bfloat16 if _bf16(config.precision, device) else None
         if config.channels_last:
             self.model.to(memory_format=torch.channels_last)
-        method = get(experiment.method)
-        task = Task(experiment.threat_model, dataset.num_classes, dataset.image_shape, seed)
-        train_set = _placed(dataset.train, device)
-        self.method: Method = method(experiment.options, task).to(device)
-        self.method.prepare(train_set)
-        self.labelled, self.density = _streams(experiment, train_set, method.density)
+        self.train_set = _placed(dataset.train, device)
+        self.method: Method = build_method(experiment, dataset).to(device)
+        with _seeded(derive(experiment.seed, "prepare")):
+            self.method.prepare(self.train_set)
+        self.interventions: list[dict[str, Any]] = []
+        self._begin_streams()
         self.total_steps = config.epochs * self.labelled.steps_per_epoch
         trainable = [*self.model.parameters(), *self.method.parameters()]
         self.optimizer = optimizer([p for p in trainable if p.requires_grad], config)
@@ -137,6 +157,8 @@ class _Training:
         self.network: nn.Module = self.model
         if config.compile:
             self.network = cast(nn.Module, torch.compile(self.model))
+        self.detector = Detector(experiment.guard)
+        self.snapshots: list[str] = []
         self.done = 0
         self.best = _Best()
         self.seconds = 0.0
@@ -153,8 +175,30 @@ class _Training:
             progress(f"train {title}", self.total_steps, self.done) as advance,
             _log(self.folder, self.log_bytes) as log,
         ):
+            for line in read_log(self.folder / "log.jsonl"):
+                self.detector.observe(line)
+            if self._rolls_back and not self.snapshots:
+                self._snapshot()
             self._loop(advance, log)
         self._finish()
+
+    @property
+    def _rolls_back(self) -> bool:
+        return self.experiment.guard.action == "rollback"
+
+    @property
+    def _restarts(self) -> int:
+        return len(self.interventions)
+
+    @property
+    def _lr_factor(self) -> float:
+        return self.experiment.guard.lr_factor**self._restarts
+
+    def _begin_streams(self) -> None:
+        """Take up the random streams of this attempt: another seed after every rollback."""
+        seed = self.experiment.seed
+        self.seed = derive(seed, "restart", self._restarts) if self._restarts else seed
+        self.labelled, self.density = _streams(self.experiment, self.train_set, self.method.density, self.seed)
 
     def _loop(self, advance: Advance, log: Any) -> None:
         config = self.experiment.train
@@ -163,41 +207,43 @@ class _Training:
         before = self.seconds
         while self.done < self.total_steps:
             losses, lr = self._step(self.done)
-            terms = {"loss": losses.total.detach(), **losses.terms}
             self.done += 1
+            line, alarm = self._line(losses, lr), None
             epoch, boundary = divmod(self.done, per_epoch)
-            logged = self.done % config.log_every == 0 or boundary == 0
-            if logged or not math.isfinite(float(terms["loss"])):
-                values = {name: float(value) for name, value in terms.items()}
-                line = {"step": self.done, "epoch": self.done / per_epoch, "lr": lr, **values}
-                log.write(json.dumps(line) + "\n")
-                if not math.isfinite(values["loss"]):
-                    log.flush()
-                    self._fail(f"The loss ({', '.join(f'{name} {value:g}' for name, value in values.items())})")
+            if line["nonfinite"] or self.done % config.log_every == 0 or boundary == 0:
+                alarm = self._observe(log, line)
+            validated = False
             status = ""
-            if boundary == 0:
-                status = f"epoch {epoch}/{config.epochs} loss {float(terms['loss']):.3f}"
+            if boundary == 0 and alarm is None:
+                status = f"epoch {epoch}/{config.epochs} loss {line['loss']:.3f}"
                 if epoch % config.validate_every == 0 or self.done == self.total_steps:
-                    validation = self._validate(epoch)
-                    log.write(json.dumps({"step": self.done, "epoch": epoch, "validation": validation}) + "\n")
-                    status += "".join(f" {name} {value:.1f} %" for name, value in validation.items())
+                    validated = True
+                    looked = self._validate(epoch)
+                    alarm = self._observe(log, looked)
+                    if alarm is None:
+                        self._keep(epoch, looked["validation"])
+                        status += "".join(f" {name} {value:.1f} %" for name, value in looked["validation"].items())
+            if alarm is not None:
+                self._intervene(alarm, log)
             advance(self.done, status)
             now = time.monotonic()
             self.seconds = before + now - started
-            if now - saved >= config.checkpoint_seconds or self.done == self.total_steps:
+            # A snapshot holds the best weights' files; they are those of its step only if what is done again after a
+            # crash begins no earlier than at the last snapshot.
+            kept = self._rolls_back and (validated or alarm is not None)
+            if kept or now - saved >= config.checkpoint_seconds or self.done == self.total_steps:
                 log.flush()
                 self.log_bytes = log.tell()
                 self._save()
                 saved = now
 
     def _step(self, step: int) -> tuple[Losses, float]:
-        config = self.experiment.train
-        lr = learning_rate(step, self.total_steps, config)
+        lr = learning_rate(step, self.total_steps, self.experiment.train) * self._lr_factor
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         # Layers that draw from torch's global generator (dropout) get a stream of their own, so that resuming needs
         # no saved generator state.
-        torch.manual_seed(derive(self.experiment.seed, "global", step))
+        torch.manual_seed(derive(self.seed, "global", step))
         x, y = self.labelled.batch(step)
         x_density = self.density.batch(step)[0].to(self.device) if self.density else None
         batch = Batch(
@@ -205,7 +251,7 @@ class _Training:
             y.to(self.device),
             x_density,
             step,
-            self.experiment.seed,
+            self.seed,
             step / self.total_steps,
         )
         losses = self.method.step(self.network, batch, self.update)
@@ -213,52 +259,124 @@ class _Training:
             self.ema.update_parameters(self.model)
         return losses, lr
 
+    def _line(self, losses: Losses, lr: float) -> dict[str, Any]:
+        """Return the flight record of the step just done."""
+        values = _numbers({"loss": losses.total} | losses.terms | {"gradient_norm": self.update.gradient_norm})
+        nonfinite = sum(not math.isfinite(value) for value in values.values())
+        return self._place() | {
+            "lr": lr,
+            **values,
+            "nonfinite": nonfinite + int(values.get("inner_nonfinite", 0)),
+        }
+
+    def _place(self) -> dict[str, Any]:
+        return {"step": self.done, "epoch": self.done / self.labelled.steps_per_epoch, "attempt": self._restarts}
+
+    def _observe(self, log: Any, line: Mapping[str, Any]) -> Alarm | None:
+        """Write a line to the log and ask the detector what it says of it."""
+        recorded = _strict(line)
+        log.write(json.dumps(recorded, allow_nan=False) + "\n")
+        return self.detector.observe(recorded)
+
     def _result(self) -> Classifier:
         """The model that is validated and saved: the moving average where there is one."""
         return self.model if self.ema is None else cast(Classifier, self.ema.module)
 
-    def _validate(self, epoch: int) -> dict[str, float]:
-        if len(self.dataset.validation) == 0:
-            return {}
-        validation = validate(
-            self._result(),
-            self.dataset.validation,
-            self.experiment.threat_model,
-            self.experiment.seed,
-            self.device,
-        )
-        score = validation[self.experiment.train.select]
-        if score >= self.best.score:
-            self.best = _Best(score, epoch, validation)
-            self._save_weights("best", epoch)
-        return validation
+    def _validate(self, epoch: int) -> dict[str, Any]:
+        weights = self._result().state_dict().values()
+        nonfinite = int(torch.stack([(~value.isfinite()).sum() for value in weights]).sum())
+        progress = self.done / self.total_steps
+        line = self._place() | {"epoch": epoch, "progress": progress, "validation": {}, "nonfinite": nonfinite}
+        if nonfinite:
+            return line
+        if len(self.dataset.validation) > 0:
+            line["validation"] = validate(
+                self._result(),
+                self.dataset.validation,
+                self.experiment.threat_model,
+                self.experiment.seed,
+                self.device,
+            )
+        if self.method.samples is not None:
+            line["samples"] = self._look(epoch, self.method.samples)
+        return line
+
+    def _look(self, epoch: int, samples: Tensor) -> dict[str, float]:
+        """Draw a grid of the replay buffer, by predicted class, and return numbers on its quality."""
+        # Not evenly spaced slots: they can all have begun as the same class.
+        slots = torch.randperm(len(samples), generator=generator(self.experiment.seed, "look"))[:_SAMPLES]
+        chosen = samples[slots.to(samples.device)]
+        with frozen(self._result()) as model, torch.no_grad():
+            labels = torch.cat([model(x.to(self.device)).argmax(1) for x in chosen.split(_VALIDATION_BATCH)])
+        path = self.folder / "samples" / f"epoch-{epoch:04d}.png"
+        write_grid(path, chosen, labels, self.dataset.num_classes)
+        return quality(chosen, self.train_set.images)
+
+    def _keep(self, epoch: int, validation: dict[str, float]) -> None:
+        """Keep what a validation has shown to be sound: the weights if they are the best, and a snapshot."""
+        if validation:
+            score = validation[self.experiment.train.select]
+            if score >= self.best.score:
+                self.best = _Best(score, epoch, validation)
+                self._save_weights("best", epoch)
+        if self._rolls_back and self.detector.quiet:
+            self._snapshot()
 
     def _save_weights(self, which: str, epoch: int) -> None:
-        description = describe(self.experiment, self.dataset) | {"epoch": epoch, "which": which}
+        description = describe(self.experiment, self.dataset, self.method) | {"epoch": epoch, "which": which}
         save_weights(self.folder / FILES[which], self._result().state_dict(), description)
+        if self.method.samples is not None:
+            save_buffer(self.folder / BUFFERS[which], self.method.samples)
 
-    def _save(self) -> None:
-        state: dict[str, Any] = {
+    def _intervene(self, alarm: Alarm, log: Any) -> None:
+        """Roll back to the older snapshot, or stop where the guard says so or has done so often enough."""
+        guard = self.experiment.guard
+        seen = self._place() | {"cause": alarm.cause, "found": alarm.found}
+        sentence = alarm.sentence(self.experiment.recipe)
+        if not self._rolls_back or alarm.hopeless or self._restarts >= guard.max_restarts:
+            self._observe(log, seen | {"event": "stop"})
+            log.flush()
+            if self._restarts:
+                sentence = f"{sentence.removesuffix('.')}, after {self._restarts} rollbacks."
+            self._fail(sentence, seen)
+        path = self.folder / self.snapshots[0]
+        state = load_state(path)
+        intervention = seen | {"to": state["done"], "restarts": self._restarts + 1}
+        self.interventions.append(intervention)
+        self._observe(log, intervention | {"event": "rollback", "lr_factor": self._lr_factor})
+        print(f"{sentence} Going back to step {state['done']}.", file=sys.stderr)
+        self._set_state(state, path)
+        for file in _best_files(self.folder):
+            if file.name in state["files"]:
+                content = state["files"][file.name].numpy().tobytes()
+                write(file, lambda temporary, content=content: temporary.write_bytes(content))
+            else:
+                file.unlink(missing_ok=True)
+        self.snapshots = self.snapshots[:1]
+        self._begin_streams()
+
+    def _snapshot(self) -> None:
+        """Keep the present state, and the best weights' files, for a rollback."""
+        name = f"good-{self._restarts}-{self.done}.pt"
+        files = {
+            file.name: torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
+            for file in _best_files(self.folder)
+            if file.is_file()
+        }
+        save_state(self.folder / name, self._state() | {"files": files})
+        self.snapshots = [*self.snapshots, name][-_GENERATIONS:]
+
+    def _state(self) -> dict[str, Any]:
+        return {
             "done": self.done,
-            "seconds": self.seconds,
-            "commits": self.commits,
-            "log_bytes": self.log_bytes,
             "best": asdict(self.best),
             "model": self.model.state_dict(),
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
         }
-        save_state(self.folder / "state.pt", state)
 
-    def _restore(self) -> None:
-        # What a killed process was writing.
-        for stale in self.folder.glob("*.tmp"):
-            stale.unlink()
-        path = self.folder / "state.pt"
-        if not path.is_file():
-            return
-        state = load_state(path)
+    def _set_state(self, state: dict[str, Any], path: Path) -> None:
         try:
             self.model.load_state_dict(state["model"])
             self.method.load_state_dict(state["method"])
@@ -266,27 +384,59 @@ class _Training:
             if self.ema is not None:
                 self.ema.load_state_dict(state["ema"])
             self.best = _Best(**state["best"])
-            self.done, self.seconds, self.log_bytes = state["done"], state["seconds"], state["log_bytes"]
-            self.commits = list(dict.fromkeys([*state["commits"], *self.commits]))
+            self.done = state["done"]
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise InputError(f"{path} belongs to another run; delete it to train from the start.") from error
 
+    def _save(self) -> None:
+        state = self._state() | {
+            "seconds": self.seconds,
+            "commits": self.commits,
+            "log_bytes": self.log_bytes,
+            "interventions": self.interventions,
+            "snapshots": self.snapshots,
+        }
+        save_state(self.folder / "state.pt", state)
+        # Only now does no checkpoint mention the others.
+        self._remove_snapshots(keep=self.snapshots)
+
+    def _remove_snapshots(self, keep: list[str]) -> None:
+        for path in self.folder.glob("good-*.pt"):
+            if path.name not in keep:
+                path.unlink()
+
+    def _restore(self) -> None:
+        # What a killed process was writing.
+        for stale in self.folder.rglob("*.tmp"):
+            stale.unlink()
+        path = self.folder / "state.pt"
+        if not path.is_file():
+            for stale in _best_files(self.folder):
+                stale.unlink(missing_ok=True)
+            return
+        state = load_state(path)
+        self._set_state(state, path)
+        try:
+            self.seconds, self.log_bytes = state["seconds"], state["log_bytes"]
+            self.interventions, self.snapshots = state["interventions"], state["snapshots"]
+            self.commits = list(dict.fromkeys([*state["commits"], *self.commits]))
+        except KeyError as error:
+            raise InputError(f"{path} belongs to another run; delete it to train from the start.") from error
+        self._begin_streams()
+
     def _finish(self) -> None:
-        if not all(bool(value.isfinite().all()) for value in self._result().state_dict().values()):
-            self._fail("The weights")
         self._save_weights("last", self.experiment.train.epochs)
         if len(self.dataset.validation) == 0:
             self._save_weights("best", self.experiment.train.epochs)
-        self._manifest("finished", best=asdict(self.best), error=None)
-        (self.folder / "state.pt").unlink(missing_ok=True)
+        self._end("finished", error=None, collapse=None)
 
-    def _fail(self, what: str) -> NoReturn:
-        error = f"{what} of {self.experiment.recipe} became non-finite at step {self.done}."
-        self._manifest("failed", best=asdict(self.best), error=error)
+    def _fail(self, error: str, collapse: dict[str, Any]) -> NoReturn:
+        self._end("failed", error=error, collapse=collapse)
         raise TrainingFailed(error)
 
-    def _manifest(self, status: str, **record: Any) -> None:
-        common = {
+    def _end(self, status: str, **record: Any) -> None:
+        """Write the manifest and remove what only a resume needs."""
+        manifest = {
             "status": status,
             "recipe": self.experiment.recipe,
             "dataset": self.dataset.name,
@@ -295,43 +445,78 @@ class _Training:
             "data_digests": dict(self.dataset.digests),
             "steps": self.done,
             "epochs": self.done / self.labelled.steps_per_epoch,
+            "best": asdict(self.best),
+            "restarts": self._restarts,
+            "interventions": self.interventions,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "precision": "bf16" if self.model.autocast else "float32",
             "seconds": round(self.seconds, 1),
             "provenance": self.provenance | {"commits": self.commits},
         }
-        write_json(self.folder / "manifest.json", common | record)
+        write_json(self.folder / "manifest.json", manifest | record)
+        (self.folder / "state.pt").unlink(missing_ok=True)
+        self._remove_snapshots(keep=[])
 
 
 def check(experiment: Experiment, dataset: Dataset) -> None:
     """Refuse, before anything is written, an experiment that cannot be built on a data set.
 
     Raises:
-        InputError: the backbone does not take the images, or there are fewer of them than a batch holds.
+        InputError: the backbone does not take the images, there are fewer of them than a batch holds, or the method
+            refuses its options or the backbone.
     """
     with torch.device("meta"):
-        build_model(experiment, dataset)
-    _streams(experiment, dataset.train, get(experiment.method).density)
+        model = build_model(experiment, dataset)
+    method = build_method(experiment, dataset)
+    method.check(model)
+    _streams(experiment, dataset.train, method.density, experiment.seed)
 
 
-def _streams(experiment: Experiment, train_set: ImageSet, density: bool) -> tuple[Stream, Stream | None]:
+def _streams(experiment: Experiment, train_set: ImageSet, density: bool, seed: int) -> tuple[Stream, Stream | None]:
     """Return the streams of the labelled path and, where the method has one, of the p(x) path."""
     data, train = experiment.data, experiment.train
-    labelled = Stream(train_set, train.batch_size, data.augment, experiment.seed, "labelled", train.drop_last)
+    labelled = Stream(train_set, train.batch_size, data.augment, seed, "labelled", train.drop_last)
     if not density:
         return labelled, None
-    batch = data.density_batch or train.batch_size
-    return labelled, Stream(train_set, batch, data.density, experiment.seed, "density", True)
+    return labelled, Stream(train_set, _density_batch(experiment), data.density, seed, "density", True)
+
+
+def _density_batch(experiment: Experiment) -> int:
+    return experiment.data.density_batch or experiment.train.batch_size
+
+
+def _best_files(folder: Path) -> tuple[Path, Path]:
+    return folder / FILES["best"], folder / BUFFERS["best"]
 
 
 def build_model(experiment: Experiment, dataset: Dataset) -> Classifier:
     """Return the freshly initialised backbone of an experiment; its weights depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(experiment.seed, "init"))
+    with _seeded(derive(experiment.seed, "init")):
         return build(experiment.backbone, dataset.num_classes, dataset.image_shape, dataset.mean, dataset.std)
 
 
-def describe(experiment: Experiment, dataset: Dataset) -> dict[str, Any]:
+def build_method(experiment: Experiment, dataset: Dataset) -> Method:
+    """Return the method of an experiment, not yet prepared; weights of its own depend on the seed alone."""
+    task = Task(
+        experiment.threat_model,
+        dataset.num_classes,
+        dataset.image_shape,
+        experiment.seed,
+        _density_batch(experiment),
+    )
+    with _seeded(derive(experiment.seed, "method")):
+        return get(experiment.method)(experiment.options, task)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global generator for a while; afterwards that of the CPU is as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def describe(experiment: Experiment, dataset: Dataset, method: Method) -> dict[str, Any]:
     """Return what a weights file says of itself, as plain JSON data."""
     return {
         "backbone": asdict(experiment.backbone),
@@ -347,6 +532,7 @@ def describe(experiment: Experiment, dataset: Dataset) -> dict[str, Any]:
         "seed": experiment.seed,
         "digest": experiment.digest(dataset.digests),
         "options": experiment.resolved()["options"],
+        "generation": method.generation,
     }
 
 
@@ -385,16 +571,34 @@ def _placed(images: ImageSet, device: torch.device) -> ImageSet:
     return images.to(device)
 
 
+def _numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return scalar tensors as numbers, with one transfer from each device they lie on."""
+    numbers: dict[str, float] = {}
+    for device in {value.device for value in values.values()}:
+        names = [name for name, value in values.items() if value.device == device]
+        numbers |= zip(names, torch.stack([values[name].detach().float() for name in names]).tolist(), strict=True)
+    return {name: numbers[name] for name in values}
+
+
+def _strict(value: Any) -> Any:
+    """Return plain data with None for every number that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: _strict(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 @contextmanager
 def _log(folder: Path, length: int) -> Iterator[Any]:
     """Open the log for appending, cut to what the resumed checkpoint had written.
 
     Raises:
-        InputError: the log cannot be written, for example because the disk is full.
+        InputError: the log is shorter than that, or cannot be written, for example because the disk is full.
     """
     path = folder / "log.jsonl"
     try:
         with open(path, "a+b") as handle:
+            if handle.seek(0, os.SEEK_END) < length:
+                raise InputError(f"{path} is shorter than at the last checkpoint; delete {folder} to train again.")
             handle.truncate(length)
         with open(path, "a", encoding="utf-8") as handle:
             yield handle
