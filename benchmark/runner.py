@@ -41,7 +41,7 @@ def evaluate(
 
     Args:
         subject: the model.
-        dataset: its test split is measured, in order.
+        dataset: its test split is measured, in order; starts of generation are fitted to its training split.
         protocol: says how.
         metrics: some of the protocol's metrics; None: all.
         limit: measure only the first so many images.
@@ -63,7 +63,7 @@ def evaluate(
     images = dataset.test.to(subject.device)
     results: dict[str, Measurement] = {}
     for name in wanted:
-        data = Shards(name, subject, images, dataset.test.digest, protocol, n, store, batch_size)
+        data = Shards(name, subject, images, dataset.test.digest, protocol, n, store, batch_size, dataset=dataset)
         measurement = store.load_measurement(data.identity, n)
         if measurement is None:
             measurement = _measure(data, progress)
@@ -170,5 +170,5 @@ def _line(measurement: Measurement) -> str:
         return f"{measurement.metric}: failed: {measurement.error}\n"
     column = next(iter(registry.get(measurement.metric).COLUMNS.values()))
     value = measurement.values.get(column.value)
-    text = f"{value:.{column.digits}f}" if isinstance(value, int | float) else str(value)
+    text = f"{value:.{column.digits}f}" if isinstance(value, int | float) else str(value or "-")
     return f"{measurement.metric}: {text} (n={measurement.n}, {measurement.seconds:.1f} s)\n"

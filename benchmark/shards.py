@@ -24,7 +24,7 @@ from benchmark.protocol import Protocol
 from benchmark.results import Measurement, Value
 from benchmark.store import NOTE, Arrays, Store, key
 from benchmark.subject import Subject
-from methods.data import ImageSet
+from methods.data import Dataset, ImageSet
 from methods.primitives.random import derive, generator
 
 
@@ -66,6 +66,8 @@ class Shards:
     """Images a forward pass; None: a whole shard."""
     advance: Callable[[int], object] = lambda completed: None
     """Told the number of shards that are done."""
+    dataset: Dataset | None = None
+    """The whole data set, for the metrics that need more of it than test images."""
 
     def __len__(self) -> int:
         return math.ceil(self.n / self.protocol.shard)
@@ -81,8 +83,9 @@ class Shards:
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that can change the outcome of a shard; its hash is the key of the store."""
-        needed = getattr(metrics.get(self.metric), "NEEDS", ())
-        return {
+        module = metrics.get(self.metric)
+        needed = getattr(module, "NEEDS", ())
+        identity = {
             "metric": self.metric,
             "settings": {name: self._settings(name) for name in (self.metric, *needed)},
             "weights": self.subject.digest,
@@ -92,6 +95,8 @@ class Shards:
             "shard": self.protocol.shard,
             "seed": self.protocol.seed,
         }
+        # Without the key where there are no conditions: what was stored before there were any stays valid.
+        return identity | {"conditions": module.conditions(self)} if hasattr(module, "conditions") else identity
 
     def of(self, metric: str) -> Shards:
         """Return the same shards for another metric: outcomes are computed, or reused, in its name."""
@@ -160,6 +165,35 @@ class Shards:
     def _shard(self, index: int) -> Shard:
         chosen = slice(*self._bounds(index))
         return Shard(index, self.images.unit(chosen), self.images.labels[chosen], self.protocol.seed)
+
+
+def in_batches(function: Callable[[Tensor, Tensor], Tensor], y: Tensor, batch_size: int) -> Callable[[Tensor], Tensor]:
+    """Return x -> function(x, y) per image, which holds a graph of at most ``batch_size`` images at a time."""
+    if batch_size >= len(y):
+        return lambda x: function(x, y)
+    return lambda x: _Batched.apply(x, y, function, batch_size)
+
+
+class _Batched(torch.autograd.Function):
+    """Values and gradients together, batch by batch; images are independent, so rows are too."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, function: Callable[[Tensor, Tensor], Tensor], batch_size: int
+    ) -> Tensor:
+        values, gradients = [], []
+        for x_batch, y_batch in zip(x.detach().split(batch_size), y.split(batch_size), strict=True):
+            with torch.enable_grad():
+                value = function(x_batch.requires_grad_(), y_batch)
+                gradients.append(torch.autograd.grad(value.sum(), x_batch)[0])
+            values.append(value.detach())
+        ctx.save_for_backward(torch.cat(gradients))
+        return torch.cat(values)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return outer[0].view(-1, *[1] * (gradient.dim() - 1)) * gradient, None, None, None
 
 
 def percent(correct: np.ndarray) -> float:

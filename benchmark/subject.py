@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from methods.data import Dataset
 from methods.errors import InputError, nearest
-from methods.training.checkpoint import load_checkpoint
+from methods.training.checkpoint import BUFFERS, FILES, load_checkpoint
 
 _PROBE = 16
 """Test images that an external model is tried on."""
@@ -48,6 +48,8 @@ class Subject:
     metadata: dict[str, Any] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
     """Reasons to doubt what is measured on it."""
+    buffer: Path | None = None
+    """The file of its replay buffer, where the training had one."""
 
     @property
     def parameters(self) -> int:
@@ -86,6 +88,8 @@ def from_checkpoint(path: Path, device: torch.device, which: Literal["best", "la
     model, metadata = checkpoint.model, checkpoint.metadata
     model.autocast = None
     backbone = json.dumps(metadata["backbone"], sort_keys=True)
+    buffers = {FILES[kind]: checkpoint.path.with_name(name) for kind, name in BUFFERS.items()}
+    buffer = buffers.get(checkpoint.path.name)
     return Subject(
         name=metadata.get("recipe", checkpoint.path.parent.name),
         # Faster convolutions on CPUs, and the layout that Tensor Cores want.
@@ -97,6 +101,7 @@ def from_checkpoint(path: Path, device: torch.device, which: Literal["best", "la
         code=hashlib.sha256(backbone.encode()).hexdigest(),
         kind="checkpoint",
         metadata=metadata,
+        buffer=buffer if buffer is not None and buffer.is_file() else None,
     )
 
 

@@ -5,6 +5,7 @@ A metric module has
 - ``VERSION``: raised whenever the same subject would get another number;
 - ``Config``: its settings, a :class:`benchmark.schema.Strict` with a default for every field;
 - ``NEEDS``: the metrics whose settings it shares (optional);
+- ``conditions(data)``: plain data on what else decides its outcomes (optional), for the key of the store;
 - ``COLUMNS``: its columns of the leaderboard, name -> :class:`Column`;
 - ``measure(subject, data, protocol) -> Measurement``.
 """
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 from methods.errors import InputError, nearest
 
-DEFAULT = ("clean", "pgd20", "autoattack", "energy")
+DEFAULT = ("clean", "pgd20", "autoattack", "energy", "generation")
 """The order in which metrics run: a cheap one first, and what another one reuses before it."""
 
 _RENAMED = {"pgd": "pgd20"}

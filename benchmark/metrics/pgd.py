@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -19,7 +19,7 @@ from benchmark.metrics import Column
 from benchmark.protocol import Protocol
 from benchmark.results import Measurement
 from benchmark.schema import Strict
-from benchmark.shards import Shard, Shards, percent, standard_error
+from benchmark.shards import Shard, Shards, in_batches, percent, standard_error
 from benchmark.store import Arrays
 from benchmark.subject import Subject
 from methods.primitives.attacks import PGD
@@ -83,7 +83,7 @@ def attack_shard(subject: Subject, data: Shards, protocol: Protocol) -> Callable
         def loss(x: Tensor, y: Tensor) -> Tensor:
             return cross_entropy(subject.logits(x), y)
 
-        objective = _in_batches(loss, shard.y, data.batch_size)
+        objective = in_batches(loss, shard.y, data.batch_size)
         x_adv = attack(objective, shard.x, threat, shard.generator(NAME, "start"))
         with torch.no_grad():
             logits, logits_adv = (subject.logits(x, data.batch_size) for x in (shard.x, x_adv))
@@ -98,30 +98,3 @@ def attack_shard(subject: Subject, data: Shards, protocol: Protocol) -> Callable
         return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
     return outcome
-
-
-def _in_batches(loss: Callable[[Tensor, Tensor], Tensor], y: Tensor, batch_size: int) -> Callable[[Tensor], Tensor]:
-    """Return x -> loss(x, y) per image, which holds a graph of at most ``batch_size`` images at a time."""
-    if batch_size >= len(y):
-        return lambda x: loss(x, y)
-    return lambda x: _Batched.apply(x, y, loss, batch_size)
-
-
-class _Batched(torch.autograd.Function):
-    """Values and gradients together, batch by batch; images are independent, so rows are too."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor], batch_size: int) -> Tensor:
-        values, gradients = [], []
-        for x_batch, y_batch in zip(x.detach().split(batch_size), y.split(batch_size), strict=True):
-            with torch.enable_grad():
-                value = loss(x_batch.requires_grad_(), y_batch)
-                gradients.append(torch.autograd.grad(value.sum(), x_batch)[0])
-            values.append(value.detach())
-        ctx.save_for_backward(torch.cat(gradients))
-        return torch.cat(values)
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return outer[0].view(-1, *[1] * (gradient.dim() - 1)) * gradient, None, None, None

@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
-from benchmark.metrics import pgd
 from benchmark.protocol import Protocol
 from benchmark.results import Measurement
 from benchmark.runner import evaluate
@@ -59,26 +56,6 @@ def test_settings_of_the_protocol_reach_the_attack(toy: Any, protocol: Protocols
     assert result.values["max_perturbation"] == pytest.approx(0.05, rel=1e-4)
     assert result.values["alpha"] == "0.05"
     assert samples["perturbation"].min() == pytest.approx(0.05, rel=1e-4)
-
-
-def test_splitting_the_forward_passes_gives_the_same_values_and_gradients() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3)).double()
-    x, y = torch.rand(7, 3, 2, 2, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2, 0])
-    sizes: list[int] = []
-
-    def loss(images: Tensor, labels: Tensor) -> Tensor:
-        sizes.append(len(images))
-        return nn.functional.cross_entropy(model(images), labels, reduction="none")
-
-    gradients = []
-    for batch_size in (7, 3):
-        images = x.clone().requires_grad_()
-        value = pgd._in_batches(loss, y, batch_size)(images)
-        assert value.shape == (7,)
-        gradients.append(torch.autograd.grad((value * torch.arange(7)).sum(), images)[0])
-    assert sizes == [7, 3, 3, 1]
-    assert torch.allclose(gradients[0], gradients[1], rtol=1e-12)
 
 
 def test_batch_size_moves_no_verdict_of_a_linear_classifier(toy: Any, protocol: Protocols, store: Store) -> None:

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_names_begin_with_the_default_ones_in_order() -> None:
-    assert tuple(metrics.names()[:4]) == metrics.DEFAULT == ("clean", "pgd20", "autoattack", "energy")
+    assert tuple(metrics.names()[:5]) == metrics.DEFAULT
+    assert metrics.DEFAULT == ("clean", "pgd20", "autoattack", "energy", "generation")
 
 
 @pytest.mark.parametrize("name", metrics.names())

@@ -1,0 +1,321 @@
+"""Generation: an image for each test image, of its class, by fresh chains from each start; and the replay buffer.
+
+For the i-th test image with label y, a chain of SGLD (:class:`methods.primitives.samplers.SGLD`) begins at a
+start fitted to the training images and descends the joint energy E(x, y) = -f(x)[y]. Any classifier can do that,
+so that every checkpoint gets pictures; the marginal energy -logsumexp f(x) is an option. A checkpoint whose
+density is a scalar head of its own (M-EBM) descends the energy of that head, whatever the protocol says, and its
+values say so: such an energy knows no class, and the wanted one comes from the start alone.
+
+What is generated is kept, rounded to uint8, and everything is measured on the rounded images. *Agreement* is the
+share of images that a classifier trained apart from the subject (:mod:`benchmark.judge`) assigns to the wanted
+class. It says nothing without its control, the agreement on the untouched starts: the informative start shows the
+class already. ``frechet_thumbnails`` (:func:`methods.training.pictures.quality`) is no FID; the informative start has
+the means and covariances it compares by construction.
+
+BatchNorm: JEM++, SADAJEM and M-EBM sample in train mode, from an informative start, in batches of about 100
+(sndnyang/JEMPP, issue 1), because the running statistics are not those of the samples. The mode is the checkpoint's
+own, eval where it names none. In train mode the images of a shard share batch statistics, running statistics stay
+untouched, and a shard is never split. Energies are in the mode of the chains, the buffer's labels in eval mode.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, cast
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from benchmark import judge as judges
+from benchmark.judge import Judge
+from benchmark.metrics import Column
+from benchmark.protocol import Protocol
+from benchmark.results import Measurement, Value
+from benchmark.schema import Strict
+from benchmark.shards import Shard, Shards, in_batches, percent
+from benchmark.store import Arrays
+from benchmark.subject import Subject
+from methods.backbones import Classifier
+from methods.data import Dataset
+from methods.data.images import unit
+from methods.errors import InputError
+from methods.primitives.energy import joint_energy, marginal_energy
+from methods.primitives.modes import frozen
+from methods.primitives.random import generator
+from methods.primitives.samplers import SGLD
+from methods.primitives.starts import Start, start
+from methods.training.pictures import frechet, load_buffer, reference_thumbnails, rounded, thumbnails
+
+Energy = Callable[[Tensor, Tensor], Tensor]
+"""(Images [B,C,H,W], labels [B]) -> energies [B]."""
+NAME = "generation"
+VERSION = 1
+BUFFER = "buffer"
+SOURCES = ("class_gaussian", "uniform", "pca", BUFFER)
+"""Where images come from, in the order in which they are shown."""
+_GOOD_JUDGE = 90
+"""Percent of test images below which the judge itself is in doubt."""
+_THUMBNAILS = "thumbnails_start_"
+"""Arrays of the untouched starts that are compared, and not kept with the samples."""
+
+
+class Config(Strict):
+    """The chains; lengths and steps in [0, 1] pixel units."""
+
+    starts: Annotated[tuple[Literal["class_gaussian", "uniform", "pca"], ...], Field(min_length=1)] = (
+        "class_gaussian",
+        "uniform",
+        "pca",
+    )
+    """Where chains begin: JEM++'s informative start, noise, WEAT's principal components."""
+    steps: Annotated[int, Field(ge=1)] = 100
+    step_size: Annotated[float, Field(gt=0)] = 0.25
+    """Factor of the gradient; JEM family: 1 in [-1, 1] units."""
+    clip: Annotated[float, Field(gt=0)] | None = 2.0
+    """Bound of each entry of the gradient; JEM++: 1 in [-1, 1] units."""
+    noise: Annotated[float, Field(ge=0)] = 0.0
+    """Standard deviation of a step's noise."""
+    energy: Literal["joint", "marginal"] = "joint"
+    mode: Literal["own", "eval", "train"] = "own"
+    """Of BatchNorm while sampling; own: what the checkpoint says."""
+
+    @field_validator("starts")
+    @classmethod
+    def _distinct(cls, starts: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(starts)) < len(starts):
+            raise ValueError("a start is named twice")
+        return starts
+
+
+COLUMNS = {
+    "generation_agreement": Column(
+        "class_gaussian_agreement",
+        "percent of images generated from the informative start that an independent classifier assigns to the wanted "
+        "class",
+        1,
+    ),
+    "generation_agreement_start": Column(
+        "class_gaussian_agreement_start", "the same for the untouched informative start, before any step", 1
+    ),
+}
+
+
+def conditions(data: Shards) -> dict[str, Any]:
+    """Return what else decides the outcomes: training images, judge, buffer, and what the checkpoint says of itself."""
+    dataset, subject, config = _dataset(data), data.subject, data.protocol.config(NAME)
+    buffer = subject.buffer
+    return {
+        "train": dataset.train.digest,
+        "judge": judges.identity(dataset.name),
+        "buffer": None if buffer is None else hashlib.sha256(buffer.read_bytes()).hexdigest(),
+        "energy": _energy_name(subject, config),
+        "mode": _mode(subject, config),
+    }
+
+
+def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+    """Generate, and measure each source; a start that cannot be fitted becomes a flag.
+
+    Values: ``<source>_agreement`` in percent, ``_energy`` (mean), ``_saturated`` (share of pixel values at 0 or 1)
+    and ``_frechet_thumbnails`` to the training images; ``_agreement_start``, ``_energy_start`` and
+    ``_frechet_thumbnails_start`` are those of the untouched starts, and ``energy_real`` is the mean energy of the
+    test images themselves. The buffer's wanted classes are the model's own argmax; the i-th test image takes a
+    slot that depends on i alone. What needs a judge is None where there is none.
+
+    Per image: ``wanted`` (and ``wanted_buffer``), and for each source ``images_`` uint8 [C,H,W], ``judged_`` (class;
+    -1 where the chain left the finite numbers) and ``energy_`` (NaN there), with ``judged_start_``, ``energy_start_``.
+
+    Raises:
+        InputError: no start can be fitted, and there is no buffer.
+        FloatingPointError: the energy of a test image is not finite.
+    """
+    config, dataset = protocol.config(NAME), _dataset(data)
+    flags: list[str] = []
+    judge = _judge(dataset, subject.device, flags)
+    starts, buffer = _starts(config, dataset, subject.device, flags), _buffer(data, flags)
+    if not starts and buffer is None:
+        raise InputError(f"Nothing can be generated: {flags[-1]}")
+    arrays = data.map(_Generator(data, config, starts, buffer, judge))
+    values: dict[str, Value] = {
+        "energy": _energy_name(subject, config),
+        "mode": _mode(subject, config),
+        "judge": None if judge is None else judge.name,
+        "judge_accuracy": None if judge is None else judge.accuracy(dataset.test),
+        "energy_real": _mean(arrays["energy_real"]),
+    }
+    reference = reference_thumbnails(dataset.train.images)
+    for source in (*starts, *(() if buffer is None else (BUFFER,))):
+        values |= _values(source, arrays, reference)
+    flags += _doubts(values, arrays)
+    kept = {name: array for name, array in arrays.items() if not name.startswith(_THUMBNAILS)}
+    return data.finish(kept, values, flags)
+
+
+@dataclass(frozen=True)
+class _Generator:
+    """Makes the outcome of one shard."""
+
+    data: Shards
+    config: Config
+    starts: dict[str, Start]
+    buffer: Tensor | None
+    judge: Judge | None
+
+    def __call__(self, shard: Shard) -> Arrays:
+        subject, config = self.data.subject, self.config
+        training = _mode(subject, config) == "train"
+        sampler = SGLD(config.steps, config.step_size, config.clip, config.noise)
+        y, found = shard.y, {"wanted": shard.y}
+        kept = None if self.buffer is None else self._slots(shard, self.buffer)
+        with frozen(subject.model, training=training, track_statistics=False):
+            # Images that share batch statistics cannot be split without changing their energies.
+            energy = _energy(subject, config, len(y) if training else self.data.batch_size)
+            found["energy_real"] = _valued(energy, shard.x, y)
+            if not bool(found["energy_real"].isfinite().all()):
+                raise FloatingPointError("the model's energies are not finite (NaN or infinite)")
+            for name, fitted in self.starts.items():
+                stream = shard.generator(NAME, name)
+                x = fitted.sample(y, stream)
+                images = rounded(x)
+                found |= self._seen(f"start_{name}", x, images, y, energy) | {_THUMBNAILS + name: thumbnails(images)}
+                x = sampler(lambda x: energy(x, y), x, stream)
+                images = rounded(x)
+                found |= self._seen(name, x, images, y, energy) | {f"images_{name}": images}
+            if kept is not None:
+                images, labels = kept
+                found |= self._seen(BUFFER, unit(images), images, labels, energy)
+                found |= {f"images_{BUFFER}": images, f"wanted_{BUFFER}": labels}
+        return {name: tensor.cpu().numpy() for name, tensor in found.items()}
+
+    def _slots(self, shard: Shard, buffer: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the buffer's images for a shard, and the classes that the model gives them."""
+        order = torch.randperm(len(buffer), generator=generator(shard.root, NAME, BUFFER))
+        first = shard.index * self.data.protocol.shard
+        images = buffer[order[torch.arange(first, first + len(shard.y)) % len(buffer)]].to(shard.x.device)
+        with torch.no_grad():
+            return images, self.data.subject.logits(unit(images), self.data.batch_size).argmax(1)
+
+    def _seen(self, suffix: str, x: Tensor, images: Tensor, y: Tensor, energy: Energy) -> dict[str, Tensor]:
+        """Return energy and verdict on the rounded images of ``x``."""
+        finite = x.isfinite().flatten(1).all(1)
+        seen = {f"energy_{suffix}": _valued(energy, unit(images), y).where(finite, torch.nan)}
+        if self.judge is not None:
+            seen[f"judged_{suffix}"] = self.judge.classify(images).where(finite.cpu(), -1)
+        return seen
+
+
+def _dataset(data: Shards) -> Dataset:
+    if data.dataset is None:
+        raise RuntimeError("Generation needs the whole data set: its starts are fitted to the training split.")
+    return data.dataset
+
+
+def _energy_name(subject: Subject, config: Config) -> str:
+    own = subject.metadata.get("generation", {}).get("energy")
+    return "scalar" if own == "scalar" else config.energy
+
+
+def _mode(subject: Subject, config: Config) -> str:
+    return subject.metadata.get("generation", {}).get("mode", "eval") if config.mode == "own" else config.mode
+
+
+def _energy(subject: Subject, config: Config, batch_size: int) -> Energy:
+    """Return (images, labels) -> energies [B] of the subject's kind, in passes of at most ``batch_size`` images."""
+    model, name = subject.model, _energy_name(subject, config)
+
+    def whole(x: Tensor, y: Tensor) -> Tensor:
+        if name == "scalar":
+            return cast(Classifier, model).scalar_energy(x)
+        return marginal_energy(model(x)) if name == "marginal" else joint_energy(model(x), y)
+
+    return lambda x, y: in_batches(whole, y, batch_size)(x)
+
+
+@torch.no_grad()
+def _valued(energy: Energy, x: Tensor, y: Tensor) -> Tensor:
+    return energy(x, y)
+
+
+def _judge(dataset: Dataset, device: torch.device, flags: list[str]) -> Judge | None:
+    try:
+        return judges.judge(dataset, device)
+    except InputError as error:
+        flags.append(str(error))
+        return None
+
+
+def _starts(config: Config, dataset: Dataset, device: torch.device, flags: list[str]) -> dict[str, Start]:
+    train = dataset.train.to(device)
+    fitted: dict[str, Start] = {}
+    for name in config.starts:
+        try:
+            fitted[name] = start(name, train.images, train.labels, dataset.num_classes)
+        except InputError as error:
+            flags.append(f"{name}: {error}")
+    return fitted
+
+
+def _buffer(data: Shards, flags: list[str]) -> Tensor | None:
+    if data.subject.buffer is None:
+        return None
+    try:
+        images = load_buffer(data.subject.buffer)
+    except InputError as error:
+        flags.append(f"{BUFFER}: {error}")
+        return None
+    if tuple(images.shape[1:]) != tuple(data.subject.image_shape) or not len(images):
+        flags.append(f"{BUFFER}: its images are {list(images.shape)}, not {['N', *data.subject.image_shape]}.")
+        return None
+    if len(images) < data.n:
+        flags.append(f"{BUFFER}: {data.n} images are taken from {len(images)} chains, some more than once.")
+    return images
+
+
+def _values(source: str, arrays: Arrays, reference: Tensor) -> dict[str, Value]:
+    """Return the values of one source, and of its untouched starts where it has them."""
+    images = torch.from_numpy(arrays[f"images_{source}"])
+    values: dict[str, Value] = {
+        f"{source}_agreement": _agreement(source, arrays),
+        f"{source}_energy": _mean(arrays[f"energy_{source}"]),
+        f"{source}_saturated": ((images == 0) | (images == 255)).double().mean().item(),
+        f"{source}_frechet_thumbnails": frechet(thumbnails(images), reference),
+    }
+    if source != BUFFER:
+        values |= {
+            f"{source}_agreement_start": _agreement(f"start_{source}", arrays),
+            f"{source}_energy_start": _mean(arrays[f"energy_start_{source}"]),
+            f"{source}_frechet_thumbnails_start": frechet(torch.from_numpy(arrays[_THUMBNAILS + source]), reference),
+        }
+    return values
+
+
+def _agreement(suffix: str, arrays: Arrays) -> float | None:
+    judged = arrays.get(f"judged_{suffix}")
+    wanted = arrays[f"wanted_{BUFFER}" if suffix == BUFFER else "wanted"]
+    return None if judged is None else percent(judged == wanted)
+
+
+def _mean(energies: np.ndarray) -> float | None:
+    """Return the mean of the finite energies; None where there is none."""
+    finite = energies[np.isfinite(energies)]
+    return float(finite.mean(dtype=np.float64)) if len(finite) else None
+
+
+def _doubts(values: dict[str, Value], arrays: Arrays) -> list[str]:
+    doubts = []
+    accuracy = values["judge_accuracy"]
+    if isinstance(accuracy, float) and accuracy < _GOOD_JUDGE:
+        doubts.append(f"The judge is right on {accuracy:.1f} % of the test images, which bounds what agreement says.")
+    if values["energy"] != "joint":
+        doubts.append(f"The {values['energy']} energy knows no class: the wanted one comes from the start alone.")
+    if values["mode"] == "train":
+        doubts.append("Chains ran with batch statistics: images of a shard depend on each other.")
+    for source in SOURCES:
+        lost = int((~np.isfinite(arrays.get(f"energy_{source}", np.zeros(0)))).sum())
+        if lost:
+            doubts.append(f"{source}: {lost} images are not finite (NaN or infinite).")
+    return doubts
