@@ -7,12 +7,16 @@ Nothing heavy is imported before a command needs it: ``--help`` and ``list`` sta
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, cast
 
 import typer
 
 from methods.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from benchmark.experiments import Evaluation, Plan
 
 app = typer.Typer(
     add_completion=False,
@@ -24,7 +28,7 @@ app = typer.Typer(
 # The base of typer's own usage errors, which lies in click or in typer's private copy of it, as the version has it.
 UsageError = cast(type[typer.BadParameter], typer.BadParameter.__bases__[0])
 
-KINDS = ("methods", "recipes", "datasets", "protocols", "metrics")
+KINDS = ("methods", "recipes", "datasets", "protocols", "metrics", "ablations")
 
 Dataset = Annotated[str, typer.Option(help="digits, cifar10, cifar100, cifar10-jpeg, imagefolder:PATH or npz:FILE.")]
 Methods = Annotated[str, typer.Option(help="Recipes, comma-separated (see: list recipes).")]
@@ -46,7 +50,7 @@ Which = Annotated[Literal["best", "last"], typer.Option(help="Checkpoint: best o
 
 @app.command("list")
 def list_command(kind: Annotated[str | None, typer.Argument(help=" | ".join(KINDS))] = None) -> None:
-    """Show the methods, recipes, datasets, protocols and metrics there are."""
+    """Show the methods, recipes, datasets, protocols, metrics and ablations there are."""
     if kind is not None and kind not in KINDS:
         raise InputError(f'There is no list of "{kind}".{nearest(kind, KINDS)} Choose from: {", ".join(KINDS)}.')
     for shown in KINDS if kind is None else (kind,):
@@ -70,9 +74,9 @@ def _listing(kind: str) -> list[str]:
         from benchmark import metrics
 
         return metrics.names()
-    from benchmark.config import protocols, recipes
+    from benchmark import config
 
-    return list(recipes() if kind == "recipes" else protocols())
+    return list({"recipes": config.recipes, "protocols": config.protocols, "ablations": config.ablations}[kind]())
 
 
 @app.command()
@@ -94,21 +98,8 @@ def run(
     """Train each recipe with each seed, evaluate the checkpoints, and rebuild the leaderboards."""
     from benchmark import experiments
 
-    plan = experiments.Plan(
-        recipes=_names(methods),
-        dataset=dataset,
-        seeds=_seeds(seeds),
-        protocol=protocol,
-        overrides=overrides or [],
-        config=config,
-        device=device,
-        runs=runs,
-    )
-    evaluation = experiments.Evaluation(
-        metrics=None if metrics is None else _names(metrics), limit=limit, batch_size=batch_size, which=which
-    )
-    failures = experiments.run(plan, evaluation, leaderboards)
-    _finish(failures)
+    plan = _plan(_names(methods), dataset, protocol, seeds, device, overrides, config, runs)
+    _finish(experiments.run(plan, _evaluation(metrics, limit, batch_size, which), leaderboards))
 
 
 @app.command()
@@ -125,17 +116,33 @@ def train(
     """Train each recipe with each seed; finished runs are skipped, interrupted ones resume."""
     from benchmark import experiments
 
-    plan = experiments.Plan(
-        recipes=_names(methods),
-        dataset=dataset,
-        seeds=_seeds(seeds),
-        protocol=protocol,
-        overrides=overrides or [],
-        config=config,
-        device=device,
-        runs=runs,
-    )
+    plan = _plan(_names(methods), dataset, protocol, seeds, device, overrides, config, runs)
     _finish(experiments.train_all(plan))
+
+
+@app.command()
+def ablate(
+    name: Annotated[str, typer.Argument(help="An ablation (see: list ablations).")],
+    dataset: Dataset = "digits",
+    protocol: ProtocolId = None,
+    seeds: Seeds = "0",
+    device: Device = "auto",
+    overrides: Settings = None,
+    config: ConfigFile = None,
+    metrics: Annotated[str | None, typer.Option(help="Metrics, comma-separated; the ablation's by default.")] = None,
+    limit: Limit = None,
+    batch_size: BatchSize = None,
+    which: Which = "best",
+    runs: Runs = Path("runs"),
+    leaderboards: Leaderboards = Path("leaderboards"),
+) -> None:
+    """Train and evaluate every row of an ablation, and rebuild its table and figure."""
+    from benchmark import ablation, experiments
+
+    chosen = ablation.load(name)
+    plan = _plan([chosen.recipe], dataset, protocol, seeds, device, overrides, config, runs)
+    evaluation = _evaluation(metrics or ",".join(chosen.metrics), limit, batch_size, which)
+    _finish(experiments.ablate(name, plan, evaluation, leaderboards))
 
 
 @app.command()
@@ -161,11 +168,8 @@ def evaluate(
     """Evaluate a checkpoint, or a stranger's model, under a protocol."""
     from benchmark import experiments
 
-    evaluation = experiments.Evaluation(
-        metrics=None if metrics is None else _names(metrics), limit=limit, batch_size=batch_size, which=which
-    )
     failures = experiments.evaluate_one(
-        evaluation,
+        _evaluation(metrics, limit, batch_size, which),
         checkpoint=checkpoint,
         factory=model,
         weights=weights,
@@ -187,6 +191,39 @@ def leaderboard(leaderboards: Leaderboards = Path("leaderboards")) -> None:
 
     for path in rebuild(leaderboards):
         typer.echo(path)
+
+
+def _plan(
+    recipes: Sequence[str],
+    dataset: str,
+    protocol: str | None,
+    seeds: str,
+    device: str,
+    overrides: Sequence[str] | None,
+    config: Path | None,
+    runs: Path,
+) -> Plan:
+    from benchmark.experiments import Plan
+
+    return Plan(
+        recipes=recipes,
+        dataset=dataset,
+        seeds=_seeds(seeds),
+        protocol=protocol,
+        overrides=overrides or [],
+        config=config,
+        device=device,
+        runs=runs,
+    )
+
+
+def _evaluation(
+    metrics: str | None, limit: int | None, batch_size: int | None, which: Literal["best", "last"]
+) -> Evaluation:
+    from benchmark.experiments import Evaluation
+
+    chosen = None if metrics is None else _names(metrics)
+    return Evaluation(metrics=chosen, limit=limit, batch_size=batch_size, which=which)
 
 
 def _names(text: str) -> list[str]:

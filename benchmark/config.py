@@ -1,7 +1,8 @@
 """Recipes and data-set overlays as files: finding them, and laying them over each other.
 
 A run's settings come in this order, later ones winning: the recipe (configs/<recipe>.yaml), the data set's overlay
-(configs/datasets/<name>.yaml: its general part, then its part for the method), ``--config`` and ``--set``.
+(configs/datasets/<name>.yaml: its general part, then its parts for the method and for the recipe), ``--config`` and
+``--set``.
 """
 
 from __future__ import annotations
@@ -127,8 +128,9 @@ def settings(
     """
     merged = _recipe(recipe)
     over = overlay(dataset)
-    by_method = over.pop("methods", {})
+    by_method, by_recipe = over.pop("methods", {}), over.pop("recipes", {})
     merged = merge(merge(merged, over), by_method.get(merged["method"], {}))
+    merged = merge(merged, by_recipe.get(recipe, {}))
     merged = merge(merged, changes)
     if threat is not None:
         merged.setdefault("threat", threat)
@@ -164,3 +166,8 @@ def _override(text: str) -> dict[str, Any]:
 def protocols() -> dict[str, Path]:
     """Return the protocol files by id."""
     return {path.stem: path for path in sorted((CONFIGS / "protocols").glob("*.yaml"))}
+
+
+def ablations() -> dict[str, Path]:
+    """Return the ablation files by name."""
+    return {path.stem: path for path in sorted((CONFIGS / "ablations").glob("*.yaml"))}

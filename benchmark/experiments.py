@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,29 +13,33 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmark import ablation as ablations
 from benchmark import config as files
+from benchmark import leaderboard, pictures
 from benchmark import metrics as registry
 from benchmark import protocol as protocols
-from benchmark.leaderboard import SHOWN, read_tables, rebuild
 from benchmark.protocol import Protocol
 from benchmark.results import (
+    Cell,
     DataInfo,
     Entry,
     Measurement,
     ProtocolInfo,
     Reported,
     SubjectInfo,
+    picture_path,
     write_entry,
 )
 from benchmark.runner import evaluate
 from benchmark.store import Store
 from benchmark.subject import Subject, from_checkpoint, from_factory
+from benchmark.training_record import training_record
 from methods.data import Dataset, load
 from methods.errors import InputError
-from methods.training.checkpoint import write_json
+from methods.training.checkpoint import FILES, write_json
 from methods.training.config import DataConfig, Experiment, experiment, overlay
 from methods.training.provenance import provenance
-from methods.training.trainer import TrainingFailed, check, read_manifest, select_device, train
+from methods.training.trainer import TrainingFailed, check, read_manifest, run_folder, select_device, train
 
 DATA = Path("data")
 DEFAULT_THREAT = "Linf:8/255"
@@ -56,6 +60,8 @@ class Plan:
     protocol: str | None = None
     overrides: Sequence[str] = ()
     config: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Laid over ``config`` and ``overrides``: what a row of an ablation sets."""
     device: str = "auto"
     runs: Path = Path("runs")
     _loaded: dict[tuple[int | None, int | None], Dataset] = field(default_factory=dict)
@@ -69,8 +75,8 @@ class Plan:
 
     @cached_property
     def changes(self) -> dict[str, Any]:
-        """What ``--config`` and ``--set`` change."""
-        return files.changes(self.config, self.overrides)
+        """What ``--config``, ``--set`` and an ablation's row change."""
+        return files.merge(files.changes(self.config, self.overrides), self.settings)
 
     @cached_property
     def experiments(self) -> list[Experiment]:
@@ -121,7 +127,7 @@ class Evaluation:
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, not {value}.")
 
-    def measure(self, subject: Subject, dataset: Dataset, protocol: Protocol, runs: Path) -> dict[str, Measurement]:
+    def measure(self, subject: Subject, dataset: Dataset, protocol: Protocol, store: Store) -> dict[str, Measurement]:
         """Measure one subject."""
         return evaluate(
             subject,
@@ -130,7 +136,7 @@ class Evaluation:
             metrics=self.metrics,
             limit=self.limit,
             batch_size=self.batch_size,
-            store=Store(runs / "measurements"),
+            store=store,
         )
 
 
@@ -144,11 +150,16 @@ def train_all(plan: Plan) -> list[str]:
 
 
 def _trained(plan: Plan, failures: list[str]) -> Iterator[tuple[Experiment, Path]]:
+    """Train each run, and yield it with its folder; a stopped one too, where it left weights from before."""
     for run in plan.experiments:
+        dataset = plan.data(run)
         try:
-            folder = train(run, plan.data(run), plan.runs, plan.torch_device)
+            folder = train(run, dataset, plan.runs, plan.torch_device)
         except TrainingFailed as error:
             failures.append(str(error))
+            folder = run_folder(plan.runs, run, dataset)
+            if (folder / FILES["best"]).is_file():
+                yield run, folder
             continue
         print(f"{run.recipe} seed {run.seed}: {folder}", file=sys.stderr)
         yield run, folder
@@ -160,25 +171,69 @@ def run(plan: Plan, evaluation: Evaluation, leaderboards: Path) -> list[str]:
     Returns:
         A sentence for each training or metric that failed; all others are kept.
     """
-    protocol = plan.evaluation_protocol
-    evaluation.check(protocol, plan.dataset)
+    evaluation.check(plan.evaluation_protocol, plan.dataset)
     plan.check()
     failures: list[str] = []
+    entries = list(_evaluated(plan, evaluation, leaderboards, failures))
+    leaderboard.rebuild(leaderboards)
+    _show(entries, plan.runs, "leaderboard", leaderboard.SHOWN)
+    return failures
+
+
+def ablate(name: str, plan: Plan, evaluation: Evaluation, leaderboards: Path) -> list[str]:
+    """Train and evaluate every row of an ablation with every seed, and rebuild all tables.
+
+    Args:
+        name: of the ablation.
+        plan: of the ablation's recipe; each row's settings are laid over its own.
+        evaluation: what to measure.
+        leaderboards: where entries and tables are kept.
+
+    Returns:
+        A sentence for each training or metric that failed; all others are kept.
+
+    Raises:
+        InputError: the plan changes what the ablation varies, or anything named does not fit.
+    """
+    ablation = ablations.load(name)
+    if taken := ablations.varied(ablation, plan.changes):
+        raise InputError(f'The ablation "{name}" varies "{taken[0]}" itself; it cannot be set for all of its rows.')
+    rows = {row.name: replace(plan, settings=row.set) for row in ablation.rows}
+    for row in rows.values():
+        evaluation.check(row.evaluation_protocol, row.dataset)
+        row.check()
+    failures: list[str] = []
     entries: list[Path] = []
+    for row, its_plan in rows.items():
+        print(f"{name}: {row}", file=sys.stderr)
+        own: list[str] = []
+        entries += _evaluated(its_plan, evaluation, leaderboards, own, Cell(name=name, row=row))
+        failures += [f"{row}: {failure}" for failure in own]
+    leaderboard.rebuild(leaderboards)
+    _show(entries, plan.runs, "table", ablations.SHOWN)
+    return failures
+
+
+def _evaluated(
+    plan: Plan, evaluation: Evaluation, leaderboards: Path, failures: list[str], cell: Cell | None = None
+) -> Iterator[Path]:
+    """Train and evaluate every run of the plan; yield the file of each entry written."""
+    protocol = plan.evaluation_protocol
+    store = Store(plan.runs / "measurements")
     for trained, folder in _trained(plan, failures):
+        if not (folder / FILES[evaluation.which]).is_file():
+            continue
         dataset = plan.data(trained)
         subject = from_checkpoint(folder, plan.torch_device, evaluation.which)
-        measurements = evaluation.measure(subject, dataset, protocol, plan.runs)
+        measurements = evaluation.measure(subject, dataset, protocol, store)
         failures += _failures(f"{trained.recipe} seed {trained.seed}", measurements)
-        entry = _entry(plan, trained, folder, subject, evaluation.which, protocol, measurements)
-        entries.append(write_entry(leaderboards, entry))
-    rebuild(leaderboards)
-    if entries:
-        folder = entries[0].parent.parent
-        _show_leaderboard(folder)
-        for title, path in (("entries", folder / "entries"), ("tables", folder), ("runs", plan.runs)):
-            print(f"{title}: {path}")
-    return failures
+        entry = _entry(plan, trained, folder, subject, evaluation.which, protocol, measurements, cell)
+        path = write_entry(leaderboards, entry)
+        generated = measurements.get("generation")
+        if generated is not None and (panels := pictures.panels_of(generated, store)):
+            title = f"{subject.name} on {dataset.name}, seed {trained.seed}"
+            pictures.write_panels(picture_path(path), title, panels, dataset.classes)
+        yield path
 
 
 def _failures(name: str, measurements: dict[str, Measurement]) -> list[str]:
@@ -193,14 +248,11 @@ def _entry(
     which: str,
     protocol: Protocol,
     measurements: dict[str, Measurement],
+    cell: Cell | None,
 ) -> Entry:
     dataset, manifest = plan.data(run), read_manifest(folder)
     n = next(iter(measurements.values())).n
-    training = {
-        key: manifest[key]
-        for key in ("epochs", "steps", "seconds", "precision", "best", "provenance")
-        if key in manifest
-    }
+    training = training_record(folder, manifest)
     return Entry(
         recipe=run.recipe,
         method=run.method,
@@ -208,7 +260,8 @@ def _entry(
         threat=protocol.threat,
         seed=run.seed,
         config_digest=manifest["digest"],
-        subject=_subject_info(subject, which),
+        ablation=cell,
+        subject=_subject_info(subject, which, training.get("collapse")),
         data=DataInfo(digests=dict(dataset.digests), n=n, of=len(dataset.test)),
         partial=n < len(dataset.test),
         protocol=ProtocolInfo(id=protocol.id, hash=protocol.hash, role=protocol.role),
@@ -220,14 +273,18 @@ def _entry(
     )
 
 
-def _subject_info(subject: Subject, which: str | None) -> SubjectInfo:
+def _subject_info(subject: Subject, which: str, collapse: dict[str, Any] | None) -> SubjectInfo:
+    flags = list(subject.flags)
+    if collapse is not None:
+        cause, epoch = collapse["cause"], collapse["epoch"]
+        flags.append(f"the training collapsed ({cause}) and was stopped in epoch {epoch:.1f}; the weights are older")
     return SubjectInfo(
         kind=subject.kind,
         weights_digest=subject.digest,
         which=which,
         architecture=subject.architecture,
         parameters=subject.parameters,
-        flags=subject.flags,
+        flags=flags,
     )
 
 
@@ -269,7 +326,7 @@ def evaluate_one(
     if subject is None:
         assert factory is not None
         subject = from_factory(factory, weights, data, place)
-    measurements = evaluation.measure(subject, data, chosen, runs)
+    measurements = evaluation.measure(subject, data, chosen, Store(runs / "measurements"))
     result = _result(subject, data, chosen, measurements)
     if json_file is not None:
         write_json(json_file, result)
@@ -341,10 +398,18 @@ def _print_result(
     print(f"outcomes per image: {runs / 'measurements'}")
 
 
-def _show_leaderboard(folder: Path) -> None:
-    """Print the tables of one data set and threat model, in the columns that fit a terminal."""
-    for title, rows in read_tables(folder):
-        table = Table(*SHOWN, title=title)
+def _show(entries: Sequence[Path], runs: Path, stem: str, columns: Sequence[str]) -> None:
+    """Print the tables that hold these entries, in the columns that fit a terminal, and where everything lies."""
+    if not entries:
+        return
+    folder = entries[0].parents[1]
+    for title, rows in leaderboard.read_tables(folder, stem):
+        table = Table(*columns, title=title)
         for row in rows:
-            table.add_row(*(row[column] for column in SHOWN))
+            table.add_row(*(row[column] for column in columns))
         Console(width=None if sys.stdout.isatty() else 160, markup=False).print(table)
+    places = {"entries": folder / "entries", "tables": folder, "runs": runs}
+    if drawn := [path for path in map(picture_path, entries) if path.is_file()]:
+        places["samples"] = drawn[0].parent
+    for title, path in places.items():
+        print(f"{title}: {path}")

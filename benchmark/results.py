@@ -15,6 +15,9 @@ from methods.errors import InputError
 
 Value = float | int | str | None
 
+ABLATIONS, PICTURES = "ablations", "samples"
+"""Folders beside entries/."""
+
 
 class Measurement(Strict):
     """What one metric found on one subject."""
@@ -84,8 +87,19 @@ class Reported(Strict):
     note: str = ""
 
 
+class Cell(Strict):
+    """Which cell of an ablation a checkpoint stands for."""
+
+    name: str
+    """Of the ablation: its file in configs/ablations/."""
+    row: str
+
+
 class Entry(Strict):
-    """One evaluated checkpoint: a file of leaderboards/<dataset>/<threat>/entries/."""
+    """One evaluated checkpoint: a file of leaderboards/<dataset>/<threat>/entries/.
+
+    Those of an ablation lie in leaderboards/<dataset>/<threat>/ablations/<name>/entries/.
+    """
 
     schema_version: Literal[1] = 1
     recipe: str
@@ -97,6 +111,7 @@ class Entry(Strict):
     """Of the training; None for a model from elsewhere."""
     config_digest: str | None = None
     """SHA-256 of the training's settings without its seed: equal digests are seeds of one experiment."""
+    ablation: Cell | None = None
     subject: SubjectInfo
     data: DataInfo
     partial: bool
@@ -119,7 +134,8 @@ def entry_path(leaderboards: Path, entry: Entry) -> Path:
     from methods.primitives.threat import ThreatModel
 
     identity = entry.config_digest if entry.subject.kind == "checkpoint" else None
-    parts = [folder_name(entry.recipe), (identity or entry.subject.weights_digest)[:8]]
+    label = entry.recipe if entry.ablation is None else entry.ablation.row
+    parts = [folder_name(label), (identity or entry.subject.weights_digest)[:8]]
     if entry.seed is not None:
         parts.append(f"s{entry.seed}")
     if entry.subject.which is not None:
@@ -127,8 +143,15 @@ def entry_path(leaderboards: Path, entry: Entry) -> Path:
     parts.append(entry.protocol.hash[:8])
     if entry.partial:
         parts.append(f"n{entry.data.n}")
-    folder = leaderboards / slug(entry.dataset) / ThreatModel.parse(entry.threat).slug / "entries"
-    return folder / f"{'-'.join(parts)}.json"
+    folder = leaderboards / slug(entry.dataset) / ThreatModel.parse(entry.threat).slug
+    if entry.ablation is not None:
+        folder = folder / ABLATIONS / entry.ablation.name
+    return folder / "entries" / f"{'-'.join(parts)}.json"
+
+
+def picture_path(entry_file: Path) -> Path:
+    """Return where the generated images of the entry in this file are shown."""
+    return entry_file.parents[1] / PICTURES / f"{entry_file.stem}.png"
 
 
 def write_entry(leaderboards: Path, entry: Entry) -> Path:
@@ -155,3 +178,23 @@ def read_entry(path: Path) -> Entry:
     except (OSError, ValueError) as error:
         raise InputError(f"The entry {path} cannot be read: {error}.") from error
     return checked(Entry, data, f"The entry {path}")
+
+
+def read_entries(folder: Path) -> dict[Path, Entry]:
+    """Read every entry of a table's folder, by its file.
+
+    Raises:
+        InputError: an entry is malformed or lies in the wrong folder; the sentence names it.
+    """
+    entries: dict[Path, Entry] = {}
+    for path in sorted((folder / "entries").glob("*.json")):
+        entry = read_entry(path)
+        try:
+            place = entry_path(Path(), entry).parent.parts
+        except InputError as error:
+            raise InputError(f"The entry {path} has no threat model: {error}") from error
+        if place != path.parent.parts[-len(place) :]:
+            belongs = "/".join(place[:-1])
+            raise InputError(f"The entry {path} is of {entry.dataset} at {entry.threat}: it belongs in {belongs}.")
+        entries[path] = entry
+    return entries
