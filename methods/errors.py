@@ -13,3 +13,9 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     by_folded = {choice.lower().replace("_", "-"): choice for choice in choices}
     close = get_close_matches(name.lower().replace("_", "-"), by_folded, n=1, cutoff=0.5)
     return f' Did you mean "{by_folded[close[0]]}"?' if close else ""
+
+
+def not_negative(name: str, value: float) -> None:
+    """Refuse the setting ``name`` where its value is negative or NaN."""
+    if not value >= 0:
+        raise InputError(f"{name} must not be negative, not {value}.")

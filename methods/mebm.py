@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from methods.errors import InputError
+from methods.errors import InputError, not_negative
 from methods.primitives.energy import marginal_energy
 from methods.primitives.losses import accuracy, cross_entropy
 from methods.primitives.negatives import Chains
@@ -40,8 +40,7 @@ class Config:
     """M-EBM script K = 2 without noise; M-JEM K = 5, noise .001 in [-1, 1]."""
 
     def __post_init__(self) -> None:
-        if not self.l2 >= 0:
-            raise InputError(f"options.l2 must not be negative, not {self.l2}.")
+        not_negative("options.l2", self.l2)
         if self.head == "scalar" and self.negatives.sampler.inner_steps > 1:
             raise InputError("options.negatives.sampler.inner_steps above 1 needs options.head: marginal.")
 

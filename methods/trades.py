@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from methods.errors import InputError
+from methods.errors import not_negative
 from methods.primitives.attacks import PGD
 from methods.primitives.losses import accuracy, cross_entropy, kl_divergence
-from methods.primitives.modes import frozen
 from methods.primitives.trades_attack import trades_attack
 from methods.training.method import Batch, Card, Inner, Losses, Method
 
@@ -28,8 +27,7 @@ class Config:
     """Paper: 10 steps of .007 at eps .031."""
 
     def __post_init__(self) -> None:
-        if not self.beta >= 0:
-            raise InputError(f"options.beta must not be negative, not {self.beta}.")
+        not_negative("options.beta", self.beta)
 
 
 class TRADES(Method):
@@ -43,9 +41,8 @@ class TRADES(Method):
     )
 
     def inner(self, model: nn.Module, batch: Batch) -> Inner:
-        with frozen(model, training=False):
-            x_adv = trades_attack(self.config.attack, model, batch.x, self.task.threat, batch.generator("attack"))
-        return {"x_adv": x_adv}
+        attack, random = self.config.attack, batch.generator("attack")
+        return {"x_adv": trades_attack(attack, model, batch.x, self.task.threat, random)}
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
         clean, adversarial = model(batch.x), model(inner["x_adv"])

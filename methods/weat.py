@@ -16,11 +16,10 @@ from typing import Literal
 from torch import nn
 from torch.nn.functional import softplus
 
-from methods.errors import InputError
+from methods.errors import not_negative
 from methods.primitives.attacks import PGD
 from methods.primitives.energy import marginal_energy
 from methods.primitives.losses import accuracy, cross_entropy, kl_divergence
-from methods.primitives.modes import frozen
 from methods.primitives.trades_attack import trades_attack
 from methods.training.method import Batch, Card, Inner, Losses, Method
 
@@ -35,8 +34,7 @@ class Config:
     """10 steps of 2/255 at eps 8/255."""
 
     def __post_init__(self) -> None:
-        if not self.beta >= 0:
-            raise InputError(f"options.beta must not be negative, not {self.beta}.")
+        not_negative("options.beta", self.beta)
 
 
 class WEAT(Method):
@@ -50,9 +48,8 @@ class WEAT(Method):
     )
 
     def inner(self, model: nn.Module, batch: Batch) -> Inner:
-        with frozen(model, training=False):
-            x_adv = trades_attack(self.config.attack, model, batch.x, self.task.threat, batch.generator("attack"))
-        return {"x_adv": x_adv}
+        attack, random = self.config.attack, batch.generator("attack")
+        return {"x_adv": trades_attack(attack, model, batch.x, self.task.threat, random)}
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
         clean, adversarial = model(batch.x), model(inner["x_adv"])

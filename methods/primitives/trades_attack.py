@@ -1,23 +1,21 @@
 """The adversary of TRADES, which WEAT and other successors share."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods.primitives.attacks import PGD
 from methods.primitives.losses import kl_divergence
+from methods.primitives.modes import frozen
 from methods.primitives.threat import ThreatModel
 
 
-def trades_attack(
-    pgd: PGD, network: Callable[[Tensor], Tensor], x: Tensor, threat: ThreatModel, generator: torch.Generator
-) -> Tensor:
-    """x_adv = argmax KL(p(x) || p(x')) over the ball around ``x`` [B, ...] (Zhang et al. 2019), detached.
+def trades_attack(pgd: PGD, model: nn.Module, x: Tensor, threat: ThreatModel, generator: torch.Generator) -> Tensor:
+    """x_adv = argmax KL(p(x) || p(x')) over the ball around ``x`` [B, ...], detached (Zhang et al. 2019).
 
-    The clean prediction is computed once and not at every step, as the code of TRADES does. The mode of
-    ``network`` (images -> logits) is the caller's business.
+    As in the code of TRADES (yaodongyu/TRADES at 6e8e11b), ``model`` (images -> logits) is in eval mode meanwhile. Its
+    clean prediction is computed once and not at every step.
     """
-    with torch.no_grad():
-        clean = network(x)
-    return pgd(lambda x_adv: kl_divergence(clean, network(x_adv)), x, threat, generator)
+    with frozen(model, training=False):
+        with torch.no_grad():
+            clean = model(x)
+        return pgd(lambda x_adv: kl_divergence(clean, model(x_adv)), x, threat, generator)

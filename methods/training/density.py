@@ -17,7 +17,6 @@ from methods.primitives.random import generator
 from methods.primitives.starts import start
 from methods.training.method import Batch, Inner, Losses, Method, Task
 
-
 Energy = Callable[[Tensor], Tensor]
 
 
