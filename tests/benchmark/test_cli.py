@@ -139,7 +139,7 @@ def write_arrays(path: Path, **replaced: np.ndarray | None) -> str:
         (("--dataset", "cifar-10"), 'Did you mean "cifar10"?'),
         (("--dataset", "npz:"), 'No data set is called "npz:"'),
         (("--metrics", "clean,pgd2"), 'Did you mean "pgd20"?'),
-        (("--protocol", "digits-linf-v2"), 'Did you mean "digits-linf-v1"?'),
+        (("--protocol", "digits-linf-v3"), 'Did you mean "digits-linf-v2"?'),
         (("--protocol", "cifar10-linf-8_255-v1"), "is for cifar10, not for digits."),
         (("--protocol", "missing.yaml"), "Cannot read missing.yaml: No such file or directory."),
         (("--config", "missing.yaml"), "Cannot read missing.yaml: No such file or directory."),
@@ -248,6 +248,15 @@ def test_what_is_no_command_is_refused(refused: Callable[..., str], arguments: t
     assert complaint in refused(*arguments)
 
 
+def test_list_of_ablations_needs_no_torch() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "benchmark", "list", "ablations"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert {"inner_objective", "weights"} <= set(finished.stdout.split())
+    imported = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in finished.stderr.splitlines() if "|" in line}
+    assert "benchmark" in imported
+    assert not {"torch", "pandas", "matplotlib"} & imported
+
+
 def test_later_recipe_is_checked_before_the_first_is_trained(refused: Callable[..., str]) -> None:
     settings = ("--set", "options.beta=-1")
     assert "options" in refused("run", "--methods", "trades,standard", *TINY, *FEW, *settings)
@@ -318,7 +327,7 @@ def test_set_too_small_for_the_density_batch_is_refused(refused: Callable[..., s
         "--set",
         "backbone.depth=10",
         "--set",
-        "options.buffer_size=10",
+        "options.host_options.negatives.buffer_size=300",
         "--dataset",
         dataset,
     )
@@ -362,7 +371,7 @@ def test_evaluate_needs_one_subject(refused: Callable[..., str], arguments: tupl
         (("--threat", "L1:0.1"), '"L1:0.1" is not a threat model'),
         (("--dataset", "digit"), 'Did you mean "digits"?'),
         (("--metrics", "pgd2"), 'Did you mean "pgd20"?'),
-        (("--protocol", "digits-linf"), 'Did you mean "digits-linf-v1"?'),
+        (("--protocol", "digits-linf"), 'Did you mean "digits-linf-v2"?'),
         (("--protocol", "cifar10-linf-8_255-v1"), "is for cifar10, not for digits."),
         (("--limit", "0"), "--limit must be at least 1, not 0."),
         (("--batch-size", "0"), "--batch-size must be at least 1, not 0."),

@@ -20,6 +20,7 @@ from benchmark.cli import main
 from benchmark.leaderboard import COLUMNS
 from benchmark.results import Entry, read_entry
 from benchmark.subject import from_checkpoint
+from methods.training.optim import learning_rate
 
 OVERRIDES = ("backbone.widen=1", "train.batch_size=128", "train.epochs=2", "train.warmup_steps=0")
 SETTINGS = tuple(part for override in OVERRIDES for part in ("--set", override))
@@ -97,7 +98,7 @@ def test_run_writes_an_entry_for_each_recipe(finished: Path) -> None:
         assert (entry.data.n, entry.partial, entry.subject.which) == (20, True, "best")
         assert entry.data.of == 300
         assert set(entry.data.digests) == {"train", "validation", "test"}
-        assert (entry.protocol.id, entry.protocol.role) == ("digits-linf-v1", "standard")
+        assert (entry.protocol.id, entry.protocol.role) == ("digits-linf-v2", "standard")
         assert set(entry.measurements) == {"clean", "pgd20"}
         assert 0 <= accuracy(entry, "pgd20") <= accuracy(entry, "clean") <= 100
         assert entry.overrides == list(OVERRIDES)
@@ -204,7 +205,7 @@ def test_json_of_an_evaluation(finished: Path, command: Any, tmp_path: Path) -> 
     assert command("evaluate", "--checkpoint", folder, *arguments).status == 0
     result = json.loads((tmp_path / "out" / "a.json").read_text())
     assert (result["subject"], result["dataset"], result["threat"]) == ("standard", "digits", "Linf:0.15")
-    assert (result["protocol"], result["n"], result["partial"]) == ("digits-linf-v1", 10, True)
+    assert (result["protocol"], result["n"], result["partial"]) == ("digits-linf-v2", 10, True)
     assert list(result["metrics"]) == ["autoattack", "clean", "pgd20"]
     for measured in result["metrics"].values():
         assert (measured["status"], measured["n"], measured["error"]) == ("done", 10, None)
@@ -220,7 +221,7 @@ def test_another_threat_takes_the_general_protocol(finished: Path, command: Any,
         arguments = ("--threat", threat, *FEW, "--json", "out.json")
         assert command("evaluate", "--checkpoint", folder, *arguments).status == 0
         results.append(json.loads((tmp_path / "out.json").read_text()))
-    assert [result["protocol"] for result in results] == ["digits-linf-v1", "standard-v1", "standard-v1"]
+    assert [result["protocol"] for result in results] == ["digits-linf-v2", "standard-v2", "standard-v2"]
     assert [result["threat"] for result in results] == ["Linf:0.15", "Linf:0.3", "L2:0"]
     robust = [result["metrics"]["pgd20"]["accuracy"] for result in results]
     assert robust[1] <= robust[0]
@@ -251,6 +252,81 @@ def test_failed_training_keeps_the_other_recipe(
     finished = command(*arguments)
     assert finished.status == 1
     assert f"Delete {folder.relative_to(tmp_path)} to train it again." in finished.err
+
+
+@pytest.fixture
+def collapsing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every training explode in its second epoch of eleven steps."""
+
+    def rate(step: int, *arguments: Any) -> float:
+        return learning_rate(step, *arguments) if step < 15 else 1e12
+
+    monkeypatch.setattr("methods.training.trainer.learning_rate", rate)
+
+
+@pytest.mark.usefixtures("collapsing")
+def test_collapsed_training_is_evaluated_on_its_weights_from_before(
+    command: Any, tmp_path: Path, poisoned: Callable[..., None]
+) -> None:
+    arguments = ("run", "--methods", "standard", *SETTINGS, *FEW)
+    finished = command(*arguments)
+    assert finished.status == 1
+    (complaint,) = [line for line in finished.err.splitlines() if line.startswith("failed: ")]
+    assert "of standard became non-finite at step " in complaint
+    found = entries(tmp_path)["standard-0"]
+    assert (found.training["restarts"], found.training["interventions"]) == (0, [])
+    assert found.training["collapse"]["cause"] == "nonfinite"
+    assert 1.3 < found.training["collapse"]["epoch"] <= 2
+    assert found.training["best"]["epoch"] == 1
+    assert found.subject.which == "best"
+    (flag,) = found.subject.flags
+    assert flag.startswith("the training collapsed (nonfinite) and was stopped in epoch 1.")
+    row = rows(tmp_path)["standard"]
+    assert (row["restarts"], row["collapsed_at"]) == ("0", f"s0: {found.training['collapse']['epoch']:.1f}")
+    assert float(row["clean"]) == pytest.approx(accuracy(found, "clean"), abs=0.005)
+
+    poisoned(TRAINING, *MEASURING)
+    assert command(*arguments).status == 1
+    assert entries(tmp_path) == {"standard-0": found}
+
+
+@pytest.mark.usefixtures("collapsing")
+def test_collapsed_training_has_no_last_checkpoint(command: Any, tmp_path: Path) -> None:
+    finished = command("run", "--methods", "standard", *SETTINGS, *FEW, "--which", "last")
+    assert finished.status == 1
+    assert entries(tmp_path) == {}
+
+
+def test_log_s_first_and_last_epoch_are_in_the_entry(finished: Path) -> None:
+    record = entries(finished)["trades-0"].training
+    assert record["last_epoch"]["loss"] < record["first_epoch"]["loss"]
+    lines = [json.loads(text) for text in (run_folder(finished) / "log.jsonl").read_text().splitlines()]
+    second = [line["loss"] for line in lines if "loss" in line and line["epoch"] > 1]
+    assert record["last_epoch"]["loss"] == pytest.approx(statistics.fmean(second))
+
+
+def run_folder(root: Path) -> Path:
+    (folder,) = (root / "runs" / "trades" / "digits").iterdir()
+    return folder
+
+
+def test_generated_images_are_shown(copied: Path, tmp_path: Path, poisoned: Callable[..., None]) -> None:
+    protocol = tmp_path / "pictures.yaml"
+    settings = {"clean": {}, "generation": {"starts": ["class_gaussian"], "steps": 2}}
+    content = {"id": "pictures", "dataset": "digits", "threat": "Linf:0.15", "metrics": settings}
+    protocol.write_text(yaml.safe_dump(content))
+    poisoned(TRAINING)
+    arguments = ("--methods", "trades", "--protocol", str(protocol), "--metrics", "clean,generation")
+    assert run(copied, *arguments) == 0
+    (picture,) = copied.glob("leaderboards/digits/linf-0.15/samples/*.png")
+    assert picture.stem in {path.stem for path in copied.glob("leaderboards/digits/linf-0.15/entries/*.json")}
+    before = picture.read_bytes()
+    assert before.startswith(b"\x89PNG")
+    picture.unlink()
+    assert run(copied, *arguments) == 0
+    assert picture.read_bytes() == before
+    assert run(copied, *arguments, "--metrics", "clean") == 0
+    assert not picture.exists()
 
 
 def test_train_trains_and_measures_nothing(command: Any, tmp_path: Path, poisoned: Callable[..., None]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmark.leaderboard import COLUMNS, SHOWN, read_tables, rebuild
-from benchmark.results import Entry, entry_path, write_entry
+from benchmark.results import Entry, entry_path, picture_path, write_entry
 from methods.errors import InputError
 
 Entries = Callable[..., Entry]
@@ -34,8 +34,9 @@ def test_columns_are_the_promised_ones_in_order(entry: Entries, tmp_path: Path) 
     (row,) = built(tmp_path, entry())
     assert " ".join(row) == " ".join(COLUMNS)
     assert " ".join(COLUMNS).startswith(
-        "rank method dataset threat seeds clean pgd20 autoattack fid inception_score energy_gap_mean "
-        "energy_gap_std masking reported_clean reported_autoattack protocol architecture n partial"
+        "rank method dataset threat seeds clean pgd20 autoattack fid inception_score generation_agreement "
+        "generation_agreement_start energy_gap_mean energy_gap_std masking reported_clean reported_autoattack "
+        "protocol architecture n partial restarts collapsed_at"
     )
 
 
@@ -47,6 +48,7 @@ def test_one_entry_gives_one_row(entry: Entries, tmp_path: Path) -> None:
         **{"energy_gap_mean": "-", "energy_gap_std": "-", "masking": "-", "reported_clean": "-"},
         **{"reported_autoattack": "-", "protocol": "digits-linf-v1", "architecture": "wrn-10-2", "n": "100"},
         **{"partial": "-", "config_digest": "cccccccc", "overrides": "train.epochs=5; train.lr=0.1", "budget": "-"},
+        **{"generation_agreement": "-", "generation_agreement_start": "-", "restarts": "-", "collapsed_at": "-"},
         **{"selection": "best", "flags": "-"},
     }
 
@@ -224,6 +226,33 @@ def test_energies_have_three_decimals(entry: Entries, tmp_path: Path) -> None:
     }
     (row,) = built(tmp_path, Entry.model_validate(plain))
     assert (row["energy_gap_mean"], row["energy_gap_std"]) == ("-1.235", "-")
+
+
+def test_restarts_and_collapses_are_in_the_table(entry: Entries, tmp_path: Path) -> None:
+    calm = {"interventions": [], "restarts": 0, "collapse": None}
+    rolled = calm | {"interventions": [{"step": 70, "epoch": 3.18, "cause": "saturated", "to": 22}], "restarts": 1}
+    stopped = calm | {"collapse": {"step": 180, "epoch": 8.18, "cause": "nonfinite"}}
+    (row,) = built(tmp_path, *(entry(seed=i, training=found) for i, found in enumerate((calm, rolled, stopped))))
+    assert (row["restarts"], row["collapsed_at"]) == ("1 (1 of 3 seeds)", "s1: 3.2; s2: 8.2")
+    legend = (tmp_path / "digits" / "linf-0.15" / "leaderboard.md").read_text()
+    assert "- `restarts`: " in legend
+    assert "- `collapsed_at`: " in legend
+
+
+def test_pictures_without_their_entry_are_deleted(entry: Entries, tmp_path: Path) -> None:
+    generating = [entry(seed=seed, values={"clean": 90.0, "generation": 50.0}) for seed in (0, 1)]
+    paths = [
+        write_entry(tmp_path, found)
+        for found in (*generating, entry("pgd_at"), entry("ebjdat", values={"generation": None}))
+    ]
+    pictures = [picture_path(path) for path in paths]
+    pictures[0].parent.mkdir()
+    for picture in pictures:
+        picture.write_bytes(b"picture")
+    (pictures[0].parent / "notes.txt").write_text("kept")
+    paths[1].unlink()
+    rebuild(tmp_path)
+    assert {path.name for path in pictures[0].parent.iterdir()} == {pictures[0].name, "notes.txt"}
 
 
 def test_models_from_elsewhere_are_rows_of_their_own(entry: Entries, tmp_path: Path) -> None:

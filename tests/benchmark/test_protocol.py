@@ -15,16 +15,35 @@ from methods.errors import InputError
 
 @pytest.mark.parametrize("name", sorted(protocols()))
 def test_protocols_of_the_project_are_standard_and_complete(name: str) -> None:
-    protocol = load(name, None if name != "standard-v1" else "L2:0.5")
+    protocol = load(name, "L2:0.5" if name.startswith("standard-") else None)
     assert protocol.id == name
     assert protocol.role == "standard"
-    assert tuple(protocol.metrics) == DEFAULT
+    assert tuple(protocol.metrics) == (DEFAULT[:4] if name.endswith("-v1") else DEFAULT)
     attack = protocol.config("pgd20")
     assert (attack.steps, attack.step_size, attack.start, attack.restarts, attack.keep) == (
         *(20, 0.25, "uniform", 1),
         "last",
     )
     assert protocol.shard == 100
+
+
+@pytest.mark.parametrize("name", sorted(name for name in protocols() if name.endswith("-v2")))
+def test_second_versions_add_generation_and_change_nothing_else(name: str) -> None:
+    threat = "L2:0.5" if name.startswith("standard-") else None
+    first, second = load(name.replace("-v2", "-v1"), threat).resolved, load(name, threat).resolved
+    assert second["metrics"].pop("generation")["config"]["starts"] == ["class_gaussian", "uniform", "pca"]
+    assert first | {"id": name} == second
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cifar10-jpeg-linf-8_255-v1", "0e94bfffdc92"),
+        ("digits-linf-v1", "7bc8197713b2"),
+    ],
+)
+def test_published_protocols_keep_their_hash(name: str, expected: str) -> None:
+    assert load(name).hash == expected
 
 
 def test_threats_of_the_project_are_those_of_the_names() -> None:
@@ -49,12 +68,12 @@ def test_another_threat_makes_a_protocol_custom() -> None:
 @pytest.mark.parametrize(
     ("dataset", "threat", "name"),
     [
-        ("digits", None, "digits-linf-v1"),
-        ("digits", "linf:0.15", "digits-linf-v1"),
-        ("digits", "Linf:0.1", "standard-v1"),
-        ("cifar10", "Linf:8/255", "cifar10-linf-8_255-v1"),
-        ("cifar10-jpeg", None, "cifar10-jpeg-linf-8_255-v1"),
-        ("npz:mine.npz", "L2:0.5", "standard-v1"),
+        ("digits", None, "digits-linf-v2"),
+        ("digits", "linf:0.15", "digits-linf-v2"),
+        ("digits", "Linf:0.1", "standard-v2"),
+        ("cifar10", "Linf:8/255", "cifar10-linf-8_255-v2"),
+        ("cifar10-jpeg", None, "cifar10-jpeg-linf-8_255-v2"),
+        ("npz:mine.npz", "L2:0.5", "standard-v2"),
     ],
 )
 def test_data_sets_have_protocols_of_their_own(dataset: str, threat: str | None, name: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from benchmark.results import Entry, Measurement, entry_path, folder_name, read_entry, write_entry
+from benchmark.results import Entry, Measurement, entry_path, folder_name, picture_path, read_entry, write_entry
 from methods.errors import InputError
 
 MEASUREMENT = {"metric": "clean", "version": 1, "status": "done", "n": 3, "seconds": 0.5, "key": "0"}
@@ -34,12 +34,21 @@ def test_entry_survives_the_file(entry: Callable[..., Entry], tmp_path: Path) ->
         {"recipe": "pgd_at"},
         {"dataset": "imagefolder:/data/cats"},
         {"threat": "Linf:0.1"},
+        {"ablation": {"name": "weights", "row": "none"}},
     ],
 )
 def test_different_evaluations_have_different_files(entry: Callable[..., Entry], other: dict[str, Any]) -> None:
     root = Path("leaderboards")
     assert entry_path(root, entry(**other)) != entry_path(root, entry())
     assert entry_path(root, entry(values={"clean": 1.0})) == entry_path(root, entry())
+
+
+def test_cells_of_an_ablation_lie_apart_and_are_named_by_their_row(entry: Callable[..., Entry]) -> None:
+    folder = Path("leaderboards/digits/linf-0.15/ablations/weights")
+    path = entry_path(Path("leaderboards"), entry(ablation={"name": "weights", "row": "w1=0, w2=1"}))
+    assert path.parent == folder / "entries"
+    assert path.name == "w1-0-w2-1-cccccccc-s0-best-aaaaaaaa.json"
+    assert picture_path(path) == folder / "samples" / f"{path.stem}.png"
 
 
 @pytest.mark.parametrize(

@@ -288,6 +288,9 @@ def test_each_finished_metric_is_one_line_on_stderr(
     captured = capsys.readouterr()
     assert [line.split(":")[0] for line in captured.err.splitlines()] == ["clean", "pgd20", "energy"]
     assert "91.67 (n=24" in captured.err
+    unjudged = protocol(metrics={"generation": {"starts": ["uniform"], "steps": 1}})
+    evaluate(toy().subject(), toy().dataset, unjudged, store=store)
+    assert capsys.readouterr().err.startswith("generation: - (n=24")
     assert captured.out == ""
 
 

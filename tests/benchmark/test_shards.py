@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from benchmark.protocol import Protocol
-from benchmark.shards import Shard, Shards, counted, percent, standard_error
-from benchmark.store import Arrays, Store
+from benchmark.protocol import Protocol, load
+from benchmark.shards import Shard, Shards, counted, in_batches, percent, standard_error
+from benchmark.store import Arrays, Store, key
+from benchmark.subject import Subject
 
 Made = Callable[..., Shards]
 
@@ -93,6 +95,24 @@ def test_identity_does_not_change_with_batch_size_or_limit_or_unrelated_metrics(
     assert make(protocol=other).identity == data.identity
 
 
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("clean", "b7242380de7f6f8641d1f750bec24e7252fcf9546d2da14b7b1a19ac1d47537a"),
+        ("pgd20", "ae9bbcdd68bf4140417b0644a87fa9ff910bd92035bb6fb498ba3e3d8039b5ea"),
+        ("autoattack", "5b48e6ebe30921743bd5301628533fdf2879827d2211dc3aa779cd423bc9cde0"),
+        ("energy", "cb3674b969fad9acd73fc6e1e48f12b4f5b93f38b1a89253a83663107c9ee2b9"),
+    ],
+)
+def test_keys_of_what_was_stored_stay_valid(toy: Any, store: Store, metric: str, expected: str) -> None:
+    """These keys are of commit 3bcdbbf; a metric whose ``VERSION`` is raised gets a new one here."""
+    subject = Subject("fixed", nn.Identity(), 10, (1, 8, 8), torch.device("cpu"), "weights", "code", "external")
+    test = toy().dataset.test
+    for protocol in ("digits-linf-v1", "digits-linf-v2"):
+        data = Shards(metric, subject, test, "data", load(protocol), 1, store, dataset=toy().dataset)
+        assert key(data.identity) == expected
+
+
 def test_energy_is_stored_under_the_attack_it_reads(make: Made) -> None:
     data = make(metric="energy")
     stronger = data.protocol.model_copy(update={"metrics": {"pgd20": {"steps": 40}, "energy": {}, "clean": {}}})
@@ -127,6 +147,26 @@ def test_finished_measurement_keeps_outcomes_per_image_and_batch_sizes(make: Mad
     assert samples is not None
     assert sorted(samples) == ["drawn", "global", "index", "label"]
     assert samples["index"].tolist() == list(range(24))
+
+
+def test_splitting_the_forward_passes_gives_the_same_values_and_gradients() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    x, y = torch.rand(7, 3, 2, 2, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    sizes: list[int] = []
+
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        sizes.append(len(images))
+        return nn.functional.cross_entropy(model(images), labels, reduction="none")
+
+    gradients = []
+    for batch_size in (7, 3):
+        images = x.clone().requires_grad_()
+        value = in_batches(loss, y, batch_size)(images)
+        assert value.shape == (7,)
+        gradients.append(torch.autograd.grad((value * torch.arange(7)).sum(), images)[0])
+    assert sizes == [7, 3, 3, 1]
+    assert torch.allclose(gradients[0], gradients[1], rtol=1e-12)
 
 
 def test_statistics_of_verdicts() -> None:

@@ -294,6 +294,17 @@ def test_checkpoint_of_the_project_becomes_a_subject(run_folder: Path) -> None:
     assert best.logits(torch.rand(3, 1, 8, 8)).dtype == torch.float32
 
 
+def test_checkpoint_brings_the_replay_buffer_of_its_own_weights(run_folder: Path) -> None:
+    assert from_checkpoint(run_folder, CPU).buffer is None
+    for name in ("best", "last"):
+        (run_folder / f"{name}-buffer.safetensors").touch()
+    found = [from_checkpoint(run_folder, CPU, which).buffer for which in ("best", "last")]
+    found.append(from_checkpoint(run_folder / "weights.safetensors", CPU).buffer)
+    assert found == [run_folder / f"{name}-buffer.safetensors" for name in ("best", "last", "last")]
+    renamed = (run_folder / "best.safetensors").rename(run_folder / "mine.safetensors")
+    assert from_checkpoint(renamed, CPU).buffer is None
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, run_folder: Path) -> None:
     with pytest.raises(InputError, match="no checkpoint"):
         from_checkpoint(tmp_path / "nowhere", CPU)

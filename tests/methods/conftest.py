@@ -15,7 +15,18 @@ from methods.training.config import Experiment, experiment, overlay
 from methods.training.method import Batch, Method, Task
 
 Options = dict[str, Any]
-TINY = {"buffer_size": 40}
+_FEW_CHAINS = {"negatives": {"buffer_size": 40}}
+TINY: dict[str, Options] = {
+    "ebjdat": {"host_options": _FEW_CHAINS},
+    **dict.fromkeys(("jem", "jempp", "sadajem", "mebm", "jeat"), _FEW_CHAINS),
+}
+"""Options that make a method small enough for a test."""
+
+
+def merged(base: Options, over: Options) -> Options:
+    """Lay options over others, mapping by mapping."""
+    both = {key: merged(base[key], over[key]) for key in base.keys() & over.keys() if isinstance(base[key], dict)}
+    return base | over | both
 
 
 @pytest.fixture(scope="session")
@@ -35,20 +46,20 @@ def batch(digits: Dataset) -> Batch:
 
 
 @pytest.fixture(scope="session")
-def network(digits: Dataset) -> Callable[[], Classifier]:
-    """Make WRN-10-1, always the same, in train mode."""
+def network(digits: Dataset) -> Callable[..., Classifier]:
+    """Make WRN-10-1, always the same, in train mode; settings of the backbone may differ."""
 
-    def make() -> Classifier:
+    def make(**settings: Any) -> Classifier:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            config = BackboneConfig(depth=10, widen=1)
+            config = overlay(BackboneConfig(depth=10, widen=1), settings, "backbone")
             return build(config, digits.num_classes, digits.image_shape, digits.mean, digits.std)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def fitted(digits: Dataset, network: Callable[[], Classifier]) -> Classifier:
+def fitted(digits: Dataset, network: Callable[..., Classifier]) -> Classifier:
     """Return the network after 30 steps of Adam on the clean training images; shared, so only to be copied."""
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -70,13 +81,13 @@ def trained(fitted: Classifier) -> Classifier:
 
 @pytest.fixture
 def make_method(digits: Dataset) -> Callable[..., Method]:
-    """Make a method by name, prepared on the digits, with options and a threat model."""
+    """Make a method by name, prepared on the digits, with options, a threat model and images a step for p(x)."""
 
-    def make(name: str, options: Options | None = None, threat: str = "Linf:0.15") -> Method:
+    def make(name: str, options: Options | None = None, threat: str = "Linf:0.15", density_batch: int = 1) -> Method:
         cls = get(name)
-        own = TINY if name == "ebjdat" else {}
-        config = overlay(cls.Config(), own | (options or {}), "options")
-        method = cls(config, Task(ThreatModel.parse(threat), digits.num_classes, digits.image_shape, seed=0))
+        config = overlay(cls.Config(), merged(TINY.get(name, {}), options or {}), "options")
+        task = Task(ThreatModel.parse(threat), digits.num_classes, digits.image_shape, 0, density_batch)
+        method = cls(config, task)
         method.prepare(digits.train)
         return method
 
@@ -93,7 +104,7 @@ def make_experiment() -> Callable[..., Experiment]:
             "method": method,
             "dataset": "digits",
             "threat": "Linf:0.15",
-            "options": (TINY if method == "ebjdat" else {}) | (options or {}),
+            "options": merged(TINY.get(method, {}), options or {}),
             "backbone": {"depth": 10, "widen": 1},
             "train": {"epochs": 6, "batch_size": 32, "lr": 0.05, "log_every": 1} | train,
             "data": {"augment": {"padding": 1}, "density": {"noise": 0.015}},

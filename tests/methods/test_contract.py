@@ -1,10 +1,11 @@
 """What every method owes the trainer: one test body for the whole catalogue."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import FrozenInstanceError, fields, is_dataclass
-from typing import get_args, get_type_hints
+from dataclasses import FrozenInstanceError, dataclass, field, fields, is_dataclass
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -18,22 +19,73 @@ from methods.training.config import TrainConfig
 from methods.training.method import Batch, Card, Losses, Method
 from methods.training.optim import Updater, optimizer
 
-Network = Callable[[], Classifier]
+Network = Callable[..., Classifier]
 MakeMethod = Callable[..., Method]
 
-# Passes a step cannot do without. PGD-AT: 10 attack, 1 loss. TRADES: clean prediction (forward only), 10 attack,
-# 2 losses. EB-JDAT: 10 sampler, 5 attack, and x_p, x_q, x, x_adv once each in the loss.
-PASSES = {
-    "standard": {"forward": 1, "backward": 1},
-    "pgd_at": {"forward": 11, "backward": 11},
-    "trades": {"forward": 13, "backward": 12},
-    "ebjdat": {"forward": 19, "backward": 19},
+
+@dataclass(frozen=True)
+class Variant:
+    """A method under options that change what it does, and its passes through the network in a step."""
+
+    method: str
+    passes: tuple[int, int] = (0, 0)
+    """Forward and backward passes that a step cannot do without."""
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def _ebjdat_on(host: str) -> dict[str, Any]:
+    return {"host": host, "host_options": {"negatives": {"sampler": {"steps": 10}}}}
+
+
+# Each image of the loss passes once. Beside these, PGD-AT: 10 attack. TRADES and WEAT: 10 attack and the clean
+# prediction, forward only. JEM, JEM++, SADA-JEM and M-EBM: 20, 10, 5 and 2 sampler, and SADA-JEM its loss twice.
+# JEAT: 10 attack, 10 sampler. EB-JDAT: 5 attack, 10 sampler, and on SADA-JEM its loss twice.
+VARIANTS = {
+    "standard": Variant("standard", (1, 1)),
+    "pgd_at": Variant("pgd_at", (11, 11)),
+    "trades": Variant("trades", (13, 12)),
+    "weat": Variant("weat", (13, 12)),
+    "weat, natural": Variant("weat", (13, 12), {"variant": "natural"}),
+    "jem": Variant("jem", (23, 23)),
+    "jempp": Variant("jempp", (13, 13)),
+    "jempp, literal": Variant("jempp", (13, 13), {"negatives": {"sampler": {"inner_steps": 5, "step_size": 0.05}}}),
+    "sadajem": Variant("sadajem", (5 + 3 + 3, 5 + 3 + 3)),
+    "mebm": Variant("mebm", (2 + 2, 2 + 2)),
+    "mebm, mjem": Variant("mebm", (5 + 3, 5 + 3), {"w_clean": 1.0, "negatives": {"sampler": {"steps": 5}}}),
+    "mebm, marginal": Variant("mebm", (2 + 3, 2 + 3), {"w_clean": 1.0, "head": "marginal"}),
+    "jeat": Variant("jeat", (22, 22)),
+    "jeat, clean": Variant("jeat", (23, 23), {"positives": "clean"}),
+    "ebjdat": Variant("ebjdat", (19, 19)),
+    "ebjdat, jem": Variant("ebjdat", (19, 19), _ebjdat_on("jem")),
+    "ebjdat, sadajem": Variant("ebjdat", (10 + 5 + 4 + 4, 10 + 5 + 4 + 4), _ebjdat_on("sadajem")),
 }
+UNBOUNDED = {"jem", "ebjdat, jem"}
+"""Whose chains may leave [0, 1]."""
+CLASSIFIES_NOTHING = "mebm"
 
 
 @pytest.fixture(params=names())
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture(params=VARIANTS | dict.fromkeys(names()))
+def variant(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def described(variant: str) -> Variant:
+    return VARIANTS.get(variant, Variant(variant))
+
+
+@pytest.fixture
+def method(variant: str, make_method: MakeMethod) -> Method:
+    return make_method(described(variant).method, described(variant).options)
+
+
+@pytest.fixture
+def model(variant: str, network: Network) -> Classifier:
+    return network(energy_head=described(variant).method == "mebm")
 
 
 @contextmanager
@@ -46,7 +98,8 @@ def counted(model: nn.Module) -> Iterator[Counter[str]]:
         if output.requires_grad:
             output.register_hook(lambda gradient: passes.update(["backward"]))
 
-    handle = model.register_forward_hook(after)
+    # Logits, the energy head and PYLD's second half all go through the blocks.
+    handle = model.get_submodule("network.stages").register_forward_hook(after)
     try:
         yield passes
     finally:
@@ -54,7 +107,20 @@ def counted(model: nn.Module) -> Iterator[Counter[str]]:
 
 
 def flags(model: nn.Module) -> list[bool]:
-    return [module.training for module in model.modules()] + [p.requires_grad for p in model.parameters()]
+    batch_norms = [module.track_running_stats for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    return [
+        *(module.training for module in model.modules()),
+        *batch_norms,
+        *(parameter.requires_grad for parameter in model.parameters()),
+    ]
+
+
+def updater(model: nn.Module, lr: float = 0.01) -> Updater:
+    return Updater(optimizer(model.parameters(), TrainConfig(lr=lr)), None)
+
+
+def at(batch: Batch, step: int) -> Batch:
+    return Batch(batch.x, batch.y, batch.x_density, step, 0, step / 3)
 
 
 def test_card_is_complete(name: str) -> None:
@@ -79,9 +145,8 @@ def test_config_is_frozen_and_has_defaults(name: str) -> None:
 
 
 def test_three_steps_leave_finite_weights_and_the_flags_as_they_were(
-    name: str, make_method: MakeMethod, network: Network, batch: Batch
+    variant: str, method: Method, model: Classifier, batch: Batch
 ) -> None:
-    method, model = make_method(name), network()
     # One odd flag of each kind: what is restored is each module's own, not a common one.
     batch_norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
     batch_norm.eval()
@@ -89,21 +154,48 @@ def test_three_steps_leave_finite_weights_and_the_flags_as_they_were(
     parameter.requires_grad_(False)
     before, weights = flags(model), {key: value.clone() for key, value in model.named_parameters()}
 
-    update = Updater(optimizer(model.parameters(), TrainConfig(lr=0.01)), None)
+    update = updater(model)
     for step in range(3):
-        losses = method.step(model, Batch(batch.x, batch.y, batch.x_density, step, 0, step / 3), update)
+        losses = method.step(model, at(batch, step), update)
         assert losses.total.ndim == 0
         assert losses.total.isfinite()
-        assert all(term.ndim == 0 and not term.requires_grad for term in losses.terms.values())
+        assert all(term.ndim == 0 and term.isfinite() for term in losses.terms.values())
 
     assert flags(model) == before
     assert all(value.isfinite().all() for value in model.state_dict().values())
     moved = {key for key, value in model.named_parameters() if not torch.equal(value, weights[key])}
-    assert moved == {key for key, value in model.named_parameters() if value.requires_grad}
+    idle = {"network.head.weight", "network.head.bias"} if variant == CLASSIFIES_NOTHING else set()
+    if variant == "mebm, marginal":
+        idle = {"network.energy_head.weight", "network.energy_head.bias"}
+    assert moved == {key for key, value in model.named_parameters() if value.requires_grad} - idle
 
 
-def test_inner_leaves_no_trace(name: str, make_method: MakeMethod, network: Network, batch: Batch) -> None:
-    method, model = make_method(name), network()
+def test_what_a_step_logs(variant: str, method: Method, model: Classifier, batch: Batch) -> None:
+    terms = method.step(model, batch, updater(model)).terms
+    inner = method.inner(model, at(batch, 1))
+    assert ("inner_nonfinite" in terms) == bool(inner)
+    assert ("delta_max" in terms) == ("x_adv" in inner)
+    assert ("buffer_std" in terms) == ("clip_rate" in terms) == ("x_q" in inner) == (method.samples is not None)
+    assert terms.get("inner_nonfinite", 0) == 0
+    if "x_adv" in inner:
+        radius = method.task.threat.radius
+        assert 0.9 * radius < terms["delta_max"] <= radius + 1e-6
+    assert all(0 <= terms[key] <= 100 for key in terms if key.startswith("accuracy"))
+
+
+def test_samples_and_how_to_draw_more(variant: str, method: Method, model: Classifier, batch: Batch) -> None:
+    generation = method.generation
+    assert json.loads(json.dumps(generation)) == generation
+    assert set(generation) == {"energy", "mode", "start"}
+    assert generation["energy"] == ("scalar" if variant in ("mebm", "mebm, mjem") else "marginal")
+    assert (generation["start"] is None) == (method.samples is None)
+    if method.samples is not None:
+        assert method.samples.shape == (40, *batch.x.shape[1:])
+        assert method.samples.dtype == torch.float32
+        assert 0 <= method.samples.min() < method.samples.max() <= 1
+
+
+def test_inner_leaves_no_trace(variant: str, method: Method, model: Classifier, batch: Batch) -> None:
     weights = [parameter.detach().clone() for parameter in model.parameters()]
     random_state = torch.get_rng_state()
     inner = method.inner(model, batch)
@@ -112,29 +204,52 @@ def test_inner_leaves_no_trace(name: str, make_method: MakeMethod, network: Netw
     assert all(torch.equal(*pair) for pair in zip(weights, model.parameters(), strict=True))
     assert torch.equal(torch.get_rng_state(), random_state)
     for key, value in inner.items():
+        if key == "x_q" and variant in UNBOUNDED:
+            continue
         assert value.min() >= 0, key
         assert value.max() <= 1, key
     if "x_adv" in inner:
         assert method.task.threat.distance(inner["x_adv"], batch.x).max() <= method.task.threat.radius + 1e-6
 
 
-def test_a_step_repeats_itself(name: str, make_method: MakeMethod, network: Network, batch: Batch) -> None:
+def test_a_step_repeats_itself(variant: str, make_method: MakeMethod, model: Classifier, batch: Batch) -> None:
     """The same seed and step give the same bits, and another step other ones (adversarial-training.md, trap 20)."""
-    first = make_method(name).inner(network(), batch)
-    again = make_method(name).inner(network(), batch)
-    other = make_method(name).inner(network(), Batch(batch.x, batch.y, batch.x_density, 1, 0, 0.5))
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+
+    def inner(step: int) -> dict[str, Tensor]:
+        model.load_state_dict(state)
+        return make_method(described(variant).method, described(variant).options).inner(model, at(batch, step))
+
+    first, again, other = inner(0), inner(0), inner(1)
     assert first.keys() == again.keys()
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not any(torch.equal(first[key], other[key]) for key in first)
 
 
+def test_state_dict_is_all_that_a_step_depends_on(
+    variant: str, method: Method, make_method: MakeMethod, model: Classifier, batch: Batch
+) -> None:
+    for step in range(2):
+        method.inner(model, at(batch, step))
+    resumed = make_method(described(variant).method, described(variant).options)
+    resumed.load_state_dict(method.state_dict())
+    model.eval()
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    expected = method.inner(model, at(batch, 2))
+    model.load_state_dict(weights)
+    found = resumed.inner(model, at(batch, 2))
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    reported = method.report()
+    assert reported.keys() == resumed.report().keys()
+    assert all(torch.equal(value, reported[key]) for key, value in resumed.report().items())
+
+
 def gradients(model: nn.Module, losses: Losses) -> list[Tensor]:
-    return list(torch.autograd.grad(losses.total, list(model.parameters())))
+    return list(torch.autograd.grad(losses.total, list(model.parameters()), materialize_grads=True))
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_loss_is_pure(name: str, training: bool, make_method: MakeMethod, network: Network, batch: Batch) -> None:
-    method, model = make_method(name), network()
+def test_loss_is_pure(training: bool, method: Method, model: Classifier, batch: Batch) -> None:
     inner = method.inner(model, batch)
     model.train(training)
     state = {key: value.clone() for key, value in method.state_dict().items()}
@@ -149,34 +264,41 @@ def test_loss_is_pure(name: str, training: bool, make_method: MakeMethod, networ
     assert all(torch.equal(value, inner[key]) for key, value in passed.items())
 
 
-def test_passes_per_step_are_minimal(name: str, make_method: MakeMethod, network: Network, batch: Batch) -> None:
-    method, model = make_method(name), network()
-    update = Updater(optimizer(model.parameters(), TrainConfig(lr=0.01)), None)
+def test_passes_per_step_are_minimal(variant: str, method: Method, model: Classifier, batch: Batch) -> None:
+    update = updater(model)
     with counted(model) as passes:
         method.step(model, batch, update)
-    assert passes == PASSES[name]
+    assert (passes["forward"], passes["backward"]) == VARIANTS[variant].passes
 
 
 def test_without_room_for_the_adversary_the_loss_is_the_clean_one(
-    name: str, make_method: MakeMethod, network: Network, batch: Batch
+    variant: str, make_method: MakeMethod, model: Classifier, batch: Batch
 ) -> None:
-    """adversarial-training.md, trap 3; EB-JDAT keeps its energies, and its two cross-entropies agree."""
-    method, model = make_method(name, threat="Linf:0"), network()
+    """adversarial-training.md, trap 3; what has energies or weights keeps them, and its cross-entropies agree."""
+    method = make_method(described(variant).method, described(variant).options, threat="Linf:0")
     inner = method.inner(model, batch)
-    losses = method.loss(model, batch, inner)
-    clean = cross_entropy(model(batch.x), batch.y).mean()
-    reduced = losses.terms["adversarial"] if name == "ebjdat" else losses.total
-    torch.testing.assert_close(reduced, clean, atol=1e-6, rtol=1e-6)
     if "x_adv" in inner:
         assert torch.equal(inner["x_adv"], batch.x)
+    losses = method.loss(model, batch, inner)
+    clean = cross_entropy(model(batch.x), batch.y).mean()
+    reduced = [losses.terms[key] for key in ("clean", "adversarial") if key in losses.terms]
+    if variant in ("standard", "pgd_at", "trades"):
+        reduced.append(losses.total)
+    assert bool(reduced) == (variant != CLASSIFIES_NOTHING)
+    for value in reduced:
+        torch.testing.assert_close(value, clean, atol=1e-6, rtol=1e-6)
 
 
 def test_the_adversary_works_against_the_model(
-    name: str, make_method: MakeMethod, trained: Classifier, batch: Batch
+    variant: str, make_method: MakeMethod, trained: Classifier, batch: Batch
 ) -> None:
-    inner = make_method(name).inner(trained, batch)
-    if "x_adv" not in inner:
+    name, options = described(variant).method, dict(described(variant).options)
+    if not hasattr(get(name).Config(), "attack"):
         pytest.skip("no adversary")
+    # Chains in train mode would move the statistics that the classifier is measured with.
+    without_chains = {"negatives": {"sampler": {"steps": 0}}}
+    options |= {"jeat": without_chains, "ebjdat": {"host_options": without_chains}}.get(name, {})
+    inner = make_method(name, options).inner(trained, batch)
     with frozen(trained), torch.no_grad():
         clean = cross_entropy(trained(batch.x), batch.y).mean()
         adversarial = cross_entropy(trained(inner["x_adv"]), batch.y).mean()

@@ -1,6 +1,7 @@
 """Each disagreement between paper and code is an option, and the option does what its name says."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 from urllib.error import URLError
 
@@ -8,22 +9,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from methods import ebjdat
+from methods import ebjdat, get
 from methods.backbones import Classifier
 from methods.errors import InputError
 from methods.primitives.energy import joint_energy, marginal_energy
 from methods.primitives.energy_attack import EnergyAttack
 from methods.primitives.losses import cross_entropy
 from methods.primitives.modes import frozen
-from methods.primitives.samplers import SGLD
 from methods.primitives.threat import ThreatModel
-from methods.training.method import Batch, Losses, Method, Task
+from methods.training.config import TrainConfig, overlay
+from methods.training.method import Batch, Inner, Losses, Method, Task
+from methods.training.optim import Updater, optimizer
 
-Network = Callable[[], Classifier]
+Network = Callable[..., Classifier]
 MakeMethod = Callable[..., Method]
 
 PIXEL = 1 / 255
-
+HOSTS = ("jempp", "sadajem", "jem")
 
 Attack = Callable[..., Tensor]
 
@@ -33,7 +35,7 @@ def attack(make_method: MakeMethod, trained: Classifier, batch: Batch) -> Attack
     """Attack the trained network under options; no sampler moves its running statistics before."""
 
     def compute(images: Batch = batch, threat: str = "Linf:0.15", start: str = "uniform", **options: Any) -> Tensor:
-        own = {"attack": options | {"start": start}, "sampler": {"steps": 0}}
+        own = {"attack": options | {"start": start}, "host_options": {"negatives": {"sampler": {"steps": 0}}}}
         method = make_method("ebjdat", own, threat)
         return method.inner(trained, images)["x_adv"]
 
@@ -184,9 +186,14 @@ def test_lpips_without_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.fixture
-def total(make_method: MakeMethod, network: Network, batch: Batch) -> Callable[..., Losses]:
+def inner(make_method: MakeMethod, network: Network, batch: Batch) -> Inner:
+    """Return adversarial images and chains of the untrained network."""
+    return make_method("ebjdat").inner(network(), batch)
+
+
+@pytest.fixture
+def total(make_method: MakeMethod, network: Network, batch: Batch, inner: Inner) -> Callable[..., Losses]:
     """Compute the loss under options, on the same weights, batch and inner images each time."""
-    inner = make_method("ebjdat").inner(network(), batch)
 
     def compute(**options: Any) -> Losses:
         return make_method("ebjdat", options).loss(network(), batch, inner)
@@ -194,12 +201,20 @@ def total(make_method: MakeMethod, network: Network, batch: Batch) -> Callable[.
     return compute
 
 
-WEIGHTS = ("w_density", "w_energy", "w_clean", "w_adversarial")
-NONE = dict.fromkeys(WEIGHTS, 0.0)
+OWN = ("w_energy", "w_adversarial")
+WEIGHTS = ("w_density", "w_clean", *OWN)
 
 
-def test_weights_weigh_their_own_terms(total: Callable[..., Losses]) -> None:
-    terms = total().terms
+def weighted(**weights: float) -> dict[str, Any]:
+    """Return options with these weights, and 0 for all others."""
+    weights = dict.fromkeys(WEIGHTS, 0.0) | weights
+    host = {name: weights.pop(name) for name in ("w_density", "w_clean")}
+    return {"host_options": host, **weights}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_weights_weigh_their_own_terms(host: str, total: Callable[..., Losses]) -> None:
+    terms = total(host=host).terms
     contrast = terms["energy_data"] - terms["energy_adv"]
     expected = {
         "w_density": terms["energy_data"] - terms["energy_samples"],
@@ -207,15 +222,38 @@ def test_weights_weigh_their_own_terms(total: Callable[..., Losses]) -> None:
         "w_clean": terms["clean"],
         "w_adversarial": terms["adversarial"],
     }
-    assert total(**NONE).total == 0
+    assert total(host=host, **weighted()).total == 0
     for name in WEIGHTS:
         assert expected[name] != 0
-        alone = total(**NONE | {name: 2.0}).total.detach()
+        alone = total(host=host, **weighted(**{name: 2.0})).total
         torch.testing.assert_close(alone, 2 * expected[name], atol=1e-6, rtol=1e-5)
 
 
+def test_the_loss_is_the_papers_formula(
+    total: Callable[..., Losses], inner: Inner, network: Network, batch: Batch
+) -> None:
+    weights = {"w_density": 0.3, "w_clean": 0.4, "w_energy": 0.5, "w_adversarial": 0.6}
+    model = network()
+
+    def energies(x: Tensor) -> Tensor:
+        return -model(x).exp().sum(1).log()
+
+    def negative_log_likelihood(x: Tensor) -> Tensor:
+        return -model(x).softmax(1)[range(len(batch.y)), batch.y].log().mean()
+
+    assert batch.x_density is not None
+    data = energies(batch.x_density).mean()
+    expected = (
+        0.3 * (data - energies(inner["x_q"]).mean())
+        + 0.4 * negative_log_likelihood(batch.x)
+        + 0.5 * (data - energies(inner["x_adv"]).mean())
+        + 0.6 * negative_log_likelihood(inner["x_adv"])
+    )
+    torch.testing.assert_close(total(**weighted(**weights)).total, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_h2_signs(total: Callable[..., Losses]) -> None:
-    only = NONE | {"w_energy": 1.0}
+    only = weighted(w_energy=1.0)
     contrast, pull = (total(**only, h2=h2).total.item() for h2 in ("contrast", "pull"))
     assert contrast == pytest.approx(-pull) != 0
     assert total(**only, h2="absolute").total.item() == pytest.approx(abs(contrast))
@@ -226,7 +264,7 @@ def test_h2_moves_the_energy_of_adversarial_images(
     h2: str, sign: int, make_method: MakeMethod, trained: Classifier, batch: Batch
 ) -> None:
     """A step down the loss raises E(x_adv) against E(x_p) under contrast (eq. 14), and lowers it under pull."""
-    method = make_method("ebjdat", NONE | {"w_energy": 1.0, "h2": h2})
+    method = make_method("ebjdat", weighted(w_energy=1.0) | {"h2": h2})
     inner = method.inner(trained, batch)
     before = method.loss(trained, batch, inner)
     gradients = torch.autograd.grad(before.total, list(trained.parameters()))
@@ -239,7 +277,7 @@ def test_h2_moves_the_energy_of_adversarial_images(
 
 
 def test_pairing_picks_the_clean_side(total: Callable[..., Losses], network: Network, batch: Batch) -> None:
-    only = NONE | {"w_energy": 1.0}
+    only = weighted(w_energy=1.0)
     losses = total(**only, pairing="labelled")
     labelled = marginal_energy(network()(batch.x)).mean()
     expected = labelled - losses.terms["energy_adv"]
@@ -254,70 +292,121 @@ def buffers_moved(method: Method, model: nn.Module, batch: Batch) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("options", "moved"),
-    [
-        ({"sampler_mode": "train", "attack_mode": "eval"}, True),
-        ({"sampler_mode": "eval", "attack_mode": "eval"}, False),
-        ({"sampler_mode": "eval", "attack_mode": "train"}, True),
-    ],
+    ("sampler_mode", "attack_mode", "moved"),
+    [("train", "eval", True), ("eval", "eval", False), ("eval", "train", True)],
 )
 def test_modes_decide_what_moves_the_running_statistics(
-    options: dict[str, Any], moved: bool, make_method: MakeMethod, network: Network, batch: Batch
+    sampler_mode: str, attack_mode: str, moved: bool, make_method: MakeMethod, network: Network, batch: Batch
 ) -> None:
+    options = {"host_options": {"negatives": {"mode": sampler_mode}}, "attack_mode": attack_mode}
     assert buffers_moved(make_method("ebjdat", options), network(), batch) == moved
 
 
-def test_sampler_lowers_the_energy_and_writes_its_chains_back(
+def test_the_attack_is_made_before_chains_move_the_statistics(
     make_method: MakeMethod, trained: Classifier, batch: Batch
 ) -> None:
-    options = {"sampler_mode": "eval", "restart_probability": 0.0}
-    method = make_method("ebjdat", options)
-    before = method.state_dict()["buffer.images"].clone()
-    x_q = method.inner(trained, batch)["x_q"]
-    after = method.state_dict()["buffer.images"]
-    changed = (before != after).flatten(1).any(1)
-    assert 1 <= changed.sum() <= len(batch.density) == len(x_q)
-    for image in after[changed]:
-        assert any(torch.equal(image, sample) for sample in x_q)
-    assert measured(trained, after[changed], batch.y[: int(changed.sum())])["marginal_energy"] < (
-        measured(trained, before[changed], batch.y[: int(changed.sum())])["marginal_energy"] - 0.5
-    )
+    without_chains = {"host_options": {"negatives": {"sampler": {"steps": 0}}}}
+    alone = make_method("ebjdat", without_chains).inner(trained, batch)["x_adv"]
+    statistics = trained.get_buffer("network.norm.running_mean").clone()
+    assert torch.equal(make_method("ebjdat").inner(trained, batch)["x_adv"], alone)
+    assert not torch.equal(trained.get_buffer("network.norm.running_mean"), statistics)
 
 
-def test_restart_probability(make_method: MakeMethod, network: Network, batch: Batch) -> None:
-    """Chains of no step show their starts: buffer images, or fresh ones only."""
-
-    def starts_from_buffer(probability: float) -> int:
-        method = make_method("ebjdat", {"restart_probability": probability, "sampler": {"steps": 0}})
-        stored = method.state_dict()["buffer.images"].clone()
-        x_q = method.inner(network(), batch)["x_q"]
-        return sum(any(torch.equal(x, image) for image in stored) for x in x_q)
-
-    assert starts_from_buffer(0.0) == len(batch.density)
-    assert starts_from_buffer(1.0) == 0
-
-
-def test_state_holds_the_buffer_and_not_the_data(make_method: MakeMethod) -> None:
-    method = make_method("ebjdat")
-    assert set(method.state_dict()) == {"buffer.images"}
-    assert method.state_dict()["buffer.images"].shape == (40, 1, 8, 8)
-    assert {name for name, _ in method.named_buffers()} > {"start.images"}
+@pytest.mark.parametrize("host", HOSTS)
+def test_host_samples_reports_and_generates(host: str, make_method: MakeMethod, network: Network, batch: Batch) -> None:
+    own = make_method(host)
+    hosted = make_method("ebjdat", {"host": host})
+    # The attack is in eval mode and comes first: the chains see the same network either way.
+    x_q = hosted.inner(network(), batch)["x_q"]
+    assert torch.equal(own.inner(network(), batch)["x_q"], x_q)
+    assert len(x_q) == len(batch.density) == 12
+    assert own.samples is not None
+    assert hosted.samples is not None
+    assert torch.equal(hosted.samples, own.samples)
+    assert hosted.generation == own.generation
+    assert hosted.report().keys() == own.report().keys() > {"buffer_std"}
+    assert {f"host.{name}" for name in own.state_dict()} == set(hosted.state_dict())
 
 
-def test_density_batch_may_have_another_size(make_method: MakeMethod, network: Network, batch: Batch) -> None:
-    inner = make_method("ebjdat", {"sampler": {"steps": 1}}).inner(network(), batch)
-    assert len(inner["x_q"]) == len(batch.density) == 12
-    assert len(inner["x_adv"]) == len(batch.x) == 16
+@pytest.mark.parametrize("host", HOSTS)
+def test_options_of_the_host_are_recorded_in_full(host: str) -> None:
+    defaults = asdict(get(host).Config())
+    config = overlay(ebjdat.Config(), {"host": host}, "options")
+    assert config.host_options == defaults
+    assert config.host_config == get(host).Config()
+
+    few = {"negatives": {"sampler": {"steps": 7}}, "w_clean": 0.25}
+    config = overlay(ebjdat.Config(), {"host": host, "host_options": few}, "options")
+    assert config.host_config.w_clean == 0.25
+    assert config.host_config.negatives.sampler.steps == 7
+    assert config.host_options.keys() == defaults.keys()
+    assert config.host_options["negatives"]["buffer_size"] == 10_000
+    assert overlay(ebjdat.Config(), asdict(config), "options") == config
+    assert overlay(config, {"w_energy": 0.0}, "options").host_options == config.host_options
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"buffer_size": 0}, {"restart_probability": 1.5}, {"attack": {"steps": 0}}, {"attack": {"step_size": 0.0}}],
+    ("options", "said"),
+    [
+        ({"host": "jemp"}, "\"options.host\" is 'jemp'"),
+        ({"host": "trades"}, "\"options.host\" is 'trades'"),
+        ({"host_options": {"negatves": {}}}, '"options.host_options.negatves". Did you mean "negatives"'),
+        ({"host_options": {"sam": {"rho": 1.0}}}, '"options.host_options.sam"'),
+        ({"host": "sadajem", "host_options": {"sam": {"rho": -1.0}}}, "rho must be finite and not negative"),
+        ({"host_options": {"negatives": {"buffer_size": 0}}}, "buffer_size must be at least 1"),
+        ({"host_options": {"negatives": {"restart_probability": 1.5}}}, r"in \[0, 1\], not 1.5"),
+        ({"host_options": {"w_clean": "much"}}, "\"options.host_options.w_clean\" is 'much'"),
+        ({"attack": {"steps": 0}}, "at least one step"),
+        ({"attack": {"step_size": 0.0}}, "step_size"),
+    ],
 )
-def test_impossible_options_are_refused(options: dict[str, Any], make_method: MakeMethod) -> None:
-    with pytest.raises(InputError, match=r"\d"):
-        make_method("ebjdat", options)
+def test_impossible_options_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        overlay(ebjdat.Config(), options, "options")
+    assert "\n" not in str(caught.value)
 
 
-def test_the_sampler_of_the_paper_is_the_default() -> None:
-    assert ebjdat.Config().sampler == SGLD(steps=10, step_size=0.25, clip=2.0, noise=0.0, clamp=True)
+@pytest.mark.parametrize("host", HOSTS)
+def test_buffer_smaller_than_the_batch_is_refused(host: str, make_method: MakeMethod) -> None:
+    make_method("ebjdat", {"host": host}, density_batch=40)
+    with pytest.raises(InputError, match="buffer_size is 40, fewer than the 41 chains"):
+        make_method("ebjdat", {"host": host}, density_batch=41)
+
+
+def test_on_sadajem_both_passes_see_the_whole_loss(make_method: MakeMethod, network: Network, batch: Batch) -> None:
+    """energy-methods.md 5.7: h2 and the adversarial cross-entropy are in the second pass too."""
+    method, model = make_method("ebjdat", {"host": "sadajem"}), network()
+    inner = method.inner(model, batch)
+    totals: list[tuple[Losses, Tensor]] = []
+
+    def loss() -> Losses:
+        losses = method.loss(model, batch, inner)
+        totals.append((losses, losses.total.detach()))
+        return losses
+
+    update = Updater(optimizer(model.parameters(), TrainConfig(lr=0.01)), None)
+    assert method.descend(model, update, loss) is totals[0][0]
+    (at_w, first), (climbed, second) = totals
+    assert second > first
+    assert at_w.terms.keys() == climbed.terms.keys() >= {"adversarial", "energy_adv"}
+    assert climbed.terms["adversarial"] != at_w.terms["adversarial"]
+    terms = climbed.terms
+    h2 = terms["energy_data"] - terms["energy_adv"]
+    whole = terms["energy_data"] - terms["energy_samples"] + terms["clean"] + 0.1 * h2 + terms["adversarial"]
+    torch.testing.assert_close(second, whole.detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("host", "losses"), [("jempp", 1), ("jem", 1), ("sadajem", 2)])
+def test_a_step_descends_as_the_host_does(
+    host: str, losses: int, make_method: MakeMethod, network: Network, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, model, asked = make_method("ebjdat", {"host": host}), network(), []
+    own = method.loss
+
+    def loss(*arguments: Any) -> Losses:
+        asked.append(own(*arguments))
+        return asked[-1]
+
+    monkeypatch.setattr(method, "loss", loss)
+    method.step(model, batch, Updater(optimizer(model.parameters(), TrainConfig(lr=0.01)), None))
+    assert len(asked) == losses

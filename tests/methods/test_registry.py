@@ -54,7 +54,9 @@ def announce(monkeypatch: pytest.MonkeyPatch, **points: str) -> None:
 
 
 def test_every_paper_of_the_directory_is_found() -> None:
-    assert {"standard", "pgd_at", "trades", "ebjdat"} <= set(methods.names())
+    energy_based = {"jem", "jempp", "sadajem", "mebm", "jeat", "ebjdat"}
+    assert {"standard", "pgd_at", "trades", "weat"} | energy_based <= set(methods.names())
+    assert energy_based == {name for name in methods.names() if methods.get(name).card.family == "energy-based"}
     assert methods.names() == sorted(methods.names())
     assert not {"errors", "training", "data", "primitives", "backbones"} & set(methods.names())
     for name in methods.names():

@@ -79,8 +79,41 @@ def test_scalar_energy_is_minus_the_scalar_head() -> None:
 
 @pytest.mark.parametrize("architecture", ["jem-wrn", "timm:resnet18"])
 def test_scalar_energy_needs_the_head(architecture: str) -> None:
-    with pytest.raises(RuntimeError, match="energy head"):
+    with pytest.raises(InputError, match="energy head") as caught:
         small(architecture).scalar_energy(torch.rand(1, 3, 16, 16))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("normalize", ["dataset", "half"])
+@pytest.mark.parametrize("architecture", ["wrn", "jem-wrn"])
+def test_first_layer_and_rest_make_the_network(architecture: str, normalize: str) -> None:
+    classifier = small(architecture, normalize=normalize)
+    x = torch.rand(4, 3, 16, 16)
+    hidden = classifier.first(x)
+    assert hidden.shape == (4, 16, 16, 16)
+    classifier.eval()
+    torch.testing.assert_close(classifier.rest(hidden), classifier(x))
+    # The first layer is affine in the images, which is what makes PYLD's inner loop one step.
+    middle = classifier.first((x + x.flip(0)) / 2)
+    torch.testing.assert_close(middle, (hidden + hidden.flip(0)) / 2, atol=1e-5, rtol=1e-4)
+
+
+def test_first_layer_and_rest_run_under_autocast() -> None:
+    classifier = small().eval()
+    x = torch.rand(2, 3, 16, 16)
+    exact = classifier(x)
+    classifier.autocast = torch.bfloat16
+    hidden = classifier.first(x)
+    assert hidden.dtype == torch.float32
+    assert (hidden == hidden.bfloat16()).all()
+    torch.testing.assert_close(classifier.rest(hidden), exact, atol=0.05, rtol=0.05)
+
+
+def test_only_wide_residual_networks_come_apart() -> None:
+    with pytest.raises(InputError, match="first layer of their own"):
+        small("timm:resnet18").first(torch.rand(1, 3, 16, 16))
+    with pytest.raises(InputError, match="first layer of their own"):
+        small("timm:resnet18").rest(torch.rand(1, 16, 16, 16))
 
 
 @pytest.mark.parametrize(

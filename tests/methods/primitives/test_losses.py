@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from methods.errors import InputError
-from methods.primitives.losses import cross_entropy, dlr, kl_divergence, margin
+from methods.primitives.losses import accuracy, cross_entropy, dlr, kl_divergence, margin
 
 LOGITS = torch.tensor([[1.0, 2.0, 4.0, 3.0], [2.0, -1.0, 0.5, 0.0]])
 OTHER = torch.tensor([[0.0, 1.0, -2.0, 0.5], [1.0, 1.0, 0.0, -3.0]])
@@ -68,6 +68,16 @@ def test_dlr_is_invariant_to_shift_and_scale() -> None:
 def test_dlr_needs_three_classes() -> None:
     with pytest.raises(InputError, match="2 classes"):
         dlr(LOGITS[:, :2], torch.tensor([0, 1]))
+
+
+def test_accuracy_is_a_percentage_of_the_batch() -> None:
+    assert accuracy(LOGITS, Y).item() == 50
+    assert accuracy(LOGITS, torch.tensor([2, 0])).item() == 100
+    assert accuracy(LOGITS.bfloat16()[:1], torch.tensor([1])).item() == 0
+    value = accuracy(LOGITS.clone().requires_grad_(), Y)
+    assert value.ndim == 0
+    assert value.dtype == torch.float32
+    assert not value.requires_grad
 
 
 def test_losses_are_float32_whatever_the_logits() -> None:

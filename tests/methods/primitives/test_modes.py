@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from methods.primitives.modes import frozen, mode
+from methods.primitives.modes import fixed_statistics, frozen, mode
 
 X = torch.linspace(-1, 2, 4 * 3 * 5 * 5).reshape(4, 3, 5, 5)
 
@@ -127,3 +127,34 @@ def test_batch_statistics_without_touching_a_buffer() -> None:
     assert unchanged(model, before)
     torch.testing.assert_close(output.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(output.var((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
+
+
+def test_fixed_statistics_leave_modes_gradients_and_buffers() -> None:
+    model = mixed_model()
+    before, stored = flags(model), buffers(model)
+    with fixed_statistics(model) as inner:
+        assert inner is model
+        assert [flag[0] for flag in flags(model)[:7]] == [flag[0] for flag in before[:7]]
+        model(X).sin().sum().backward()
+    assert unchanged(model, stored)
+    assert any(parameter.grad is not None for parameter in model.parameters())
+    model.zero_grad()
+    assert flags(model) == before
+    model(X)
+    assert not unchanged(model, stored)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_fixed_statistics_change_no_value(training: bool) -> None:
+    model, other = nn.BatchNorm2d(3).train(training), nn.BatchNorm2d(3).train(training)
+    with fixed_statistics(model):
+        output = model(X)
+    assert torch.equal(output, other(X))
+
+
+def test_fixed_statistics_are_let_go_when_the_body_raises() -> None:
+    model = mixed_model()
+    before = flags(model)
+    with pytest.raises(RuntimeError, match="inner"), fixed_statistics(model):
+        raise RuntimeError("inner")
+    assert flags(model) == before

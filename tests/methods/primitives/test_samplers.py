@@ -7,7 +7,7 @@ from torch import Tensor
 
 from methods.errors import InputError
 from methods.primitives.random import generator
-from methods.primitives.samplers import SGLD, ClassGaussian, ReplayBuffer
+from methods.primitives.samplers import SGLD, ReplayBuffer
 
 
 def quadratic(x: Tensor) -> Tensor:
@@ -78,11 +78,78 @@ def test_no_steps_return_the_start() -> None:
         {"clip": 0.0},
         {"noise": -0.1},
         {"noise": math.inf},
+        {"inner_steps": 0},
     ],
 )
 def test_bad_fields(fields: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="SGLD"):
         SGLD(**fields)
+
+
+class Linear:
+    """A first layer and a curved energy behind it, which count their calls."""
+
+    def __init__(self, curved: bool = False) -> None:
+        self.weight = torch.randn(6, 5, generator=generator(0, "layer"))
+        self.curved = curved
+        self.layers = self.energies = 0
+
+    def first(self, x: Tensor) -> Tensor:
+        self.layers += 1
+        hidden = x @ self.weight
+        return hidden.tanh() if self.curved else hidden
+
+    def energy(self, hidden: Tensor) -> Tensor:
+        self.energies += 1
+        return hidden.pow(4).sum(1)
+
+
+def test_literal_loop_freezes_the_gradient_at_the_first_layer() -> None:
+    """PYLD by hand: x <- clamp(x - rate clip(J(x)^T p)), p the energy's gradient at the layer's output of x_0."""
+    network, x = Linear(curved=True), torch.rand(3, 6, generator=generator(0, "x"))
+    sgld = SGLD(steps=2, step_size=0.05, clip=0.7, inner_steps=3)
+    found = sgld(network.energy, x, generator(0), network.first)
+    assert network.energies == 2
+
+    expected = x
+    for _ in range(2):
+        p = 4 * (expected @ network.weight).tanh().pow(3)
+        for _ in range(3):
+            slope = 1 - (expected @ network.weight).tanh().square()
+            expected = (expected - 0.05 * ((slope * p) @ network.weight.T).clamp(-0.7, 0.7)).clamp(0, 1)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("clamp", [True, False])
+def test_literal_loop_behind_a_linear_layer_is_one_longer_step(clamp: bool) -> None:
+    network, x = Linear(), torch.rand(4, 6, generator=generator(0, "x"))
+    loop = SGLD(steps=3, step_size=0.05, clip=2.0, clamp=clamp, inner_steps=5)
+    step = SGLD(steps=3, step_size=0.25, clip=2.0, clamp=clamp)
+    expected = step(lambda image: network.energy(network.first(image)), x, generator(0))
+    torch.testing.assert_close(loop(network.energy, x, generator(0), network.first), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_literal_loop_adds_its_noise_once_a_step() -> None:
+    network, x = Linear(), torch.full((2000, 6), 0.5)
+    loop = SGLD(steps=1, step_size=1e-6, clip=1e-6, noise=0.01, inner_steps=5)
+    assert (loop(network.energy, x, generator(0), network.first) - x).std().item() == pytest.approx(0.01, rel=0.03)
+
+
+def test_literal_loop_needs_a_first_layer() -> None:
+    with pytest.raises(InputError, match="inner_steps above 1"):
+        SGLD(inner_steps=2)(quadratic, torch.rand(1, 4), generator(0))
+
+
+@pytest.mark.parametrize("inner_steps", [1, 5])
+@pytest.mark.parametrize(("clip", "rate"), [(2.0, 2 / 3), (1e3, 0.0), (0.1, 1.0), (None, 0.0)])
+def test_trace_tells_the_share_of_clipped_entries(clip: float | None, rate: float, inner_steps: int) -> None:
+    def steep(x: Tensor) -> Tensor:
+        return (x * torch.tensor([100.0, -100.0, 0.4])).sum(1)
+
+    trace: dict[str, Tensor] = {}
+    sgld, x = SGLD(steps=3, clip=clip, inner_steps=inner_steps), torch.rand(2, 3, generator=generator(0))
+    sgld(steep, x, generator(0), (lambda image: image) if inner_steps > 1 else None, trace)
+    assert trace["clip_rate"].item() == pytest.approx(rate)
 
 
 SLOTS = torch.arange(10.0).view(10, 1, 1, 1).expand(10, 1, 2, 2) / 10
@@ -144,69 +211,29 @@ def test_buffer_statistics() -> None:
     assert statistics == pytest.approx({"mean": 0.5, "std": math.sqrt(0.125), "saturated": 0.5})
 
 
-def gaussian_data() -> tuple[Tensor, Tensor]:
-    """Correlated pixels well inside [0, 1], so that the clamp does not bite; the classes are interleaved."""
-    z = torch.randn(40, 4, generator=generator(0, "data"))
-    mix = torch.tensor([[1.0, 0.5, 0.0, 0.0], [0.0, 1.0, -0.5, 0.0], [0.0, 0.0, 1.0, 0.2], [0.0, 0.0, 0.0, 1.0]])
-    labels = torch.arange(40) % 2
-    images = 0.4 + 0.1 * labels[:, None] + 0.03 * z @ mix
-    return images.view(40, 1, 2, 2), labels
+def test_buffer_statistics_keep_up_with_its_contents() -> None:
+    """Each slot has moments of its own; together they are those of all images, at any time and after a resume."""
+    random = generator(0, "images")
+    buffer = ReplayBuffer(torch.rand(10, 2, 3, 3, generator=random))
+    for _ in range(50):
+        index = torch.randint(10, (6,), generator=random)
+        images = (1.5 * torch.rand(6, 2, 3, 3, generator=random) - 0.25).clamp(0, 1)
+        buffer.update(index, images)
+    resumed = ReplayBuffer(torch.zeros(10, 2, 3, 3))
+    resumed.load_state_dict(buffer.state_dict())
+    resumed.update(torch.tensor([3]), torch.full((1, 2, 3, 3), 0.125))
+    for each in (buffer, resumed):
+        images = each.images
+        expected = {
+            "mean": images.mean().item(),
+            "std": images.std(correction=0).item(),
+            "saturated": ((images == 0) | (images == 1)).float().mean().item(),
+        }
+        assert {name: value.item() for name, value in each.statistics().items()} == pytest.approx(expected, rel=1e-5)
+    assert not torch.equal(buffer.images, resumed.images)
 
 
-@pytest.mark.parametrize("label", [0, 1])
-def test_class_gaussian_has_the_mean_and_covariance_of_the_class(label: int) -> None:
-    images, labels = gaussian_data()
-    gaussian = ClassGaussian(images, labels, num_classes=2, ridge=0.01)
-    x = gaussian.sample(torch.full((40000,), label), generator(1)).flatten(1)
-    members = images[labels == label].flatten(1)
-    torch.testing.assert_close(x.mean(0), members.mean(0), atol=1e-3, rtol=0)
-    covariance = members.T.cov(correction=0) + 0.01**2 * torch.eye(4)
-    torch.testing.assert_close(x.T.cov(), covariance, atol=5e-5, rtol=0)
-
-
-def test_class_gaussian_keeps_the_order_of_the_labels() -> None:
-    images, labels = gaussian_data()
-    gaussian = ClassGaussian(images, labels, num_classes=2)
-    x = gaussian.sample(torch.tensor([1, 0] * 500), generator(1))
-    difference = x[0::2].mean() - x[1::2].mean()
-    assert difference.item() == pytest.approx(
-        (images[labels == 1].mean() - images[labels == 0].mean()).item(), abs=5e-3
-    )
-
-
-def test_class_gaussian_reads_uint8_as_unit_images() -> None:
-    images, labels = gaussian_data()
-    coded = (images * 255).round().to(torch.uint8)
-    y = torch.tensor([0, 1, 1])
-    from_bytes = ClassGaussian(coded, labels, num_classes=2).sample(y, generator(1))
-    from_floats = ClassGaussian(coded.float() / 255, labels, num_classes=2).sample(y, generator(1))
-    torch.testing.assert_close(from_bytes, from_floats, atol=1e-6, rtol=0)
-
-
-def test_class_gaussian_clamps_and_adds_the_ridge() -> None:
-    black = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
-    x = ClassGaussian(black, torch.zeros(3, dtype=torch.int64), num_classes=1, ridge=0.005).sample_any(
-        500, generator(1)
-    )
-    assert x.shape == (500, 1, 8, 8) and x.min() == 0
-    assert x[x > 0].square().mean().sqrt().item() == pytest.approx(0.005, rel=0.03)
-    assert (x == 0).float().mean().item() == pytest.approx(0.5, abs=0.02)
-
-
-def test_sample_any_draws_classes_uniformly() -> None:
-    images = torch.tensor([0.2, 0.4, 0.6, 0.8]).view(4, 1, 1, 1)
-    gaussian = ClassGaussian(images, torch.tensor([0, 1, 2, 2]), num_classes=3, ridge=0.0)
-    x = gaussian.sample_any(6000, generator(1)).flatten()
-    assert torch.isclose(x, torch.tensor(0.2)).float().mean().item() == pytest.approx(1 / 3, abs=0.03)
-    assert torch.isclose(x, torch.tensor(0.4)).float().mean().item() == pytest.approx(1 / 3, abs=0.03)
-
-
-def test_class_gaussian_keeps_the_training_set_out_of_checkpoints() -> None:
-    images, labels = gaussian_data()
-    assert not ClassGaussian(images, labels, num_classes=2).state_dict()
-
-
-def test_class_gaussian_needs_every_class() -> None:
-    images, labels = gaussian_data()
-    with pytest.raises(InputError, match="class 2 has none"):
-        ClassGaussian(images, labels, num_classes=3)
+def test_dead_buffer_has_no_spread() -> None:
+    statistics = ReplayBuffer(torch.full((7, 3, 4, 4), 0.3)).statistics()
+    assert statistics["std"] < 1e-3
+    assert statistics["std"].isfinite()

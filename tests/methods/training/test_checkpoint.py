@@ -25,7 +25,7 @@ from methods.training.checkpoint import (
     write_text,
 )
 from methods.training.config import Experiment
-from methods.training.trainer import build_model, describe
+from methods.training.trainer import build_method, build_model, describe
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -34,7 +34,8 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 def described(make_experiment: Callable[..., Experiment], digits: Dataset) -> tuple[Classifier, dict[str, Any]]:
     """Return a small model and the description that belongs to it."""
     experiment = make_experiment("trades")
-    return build_model(experiment, digits), describe(experiment, digits) | {"epoch": 3, "which": "best"}
+    description = describe(experiment, digits, build_method(experiment, digits))
+    return build_model(experiment, digits), description | {"epoch": 3, "which": "best"}
 
 
 @pytest.fixture

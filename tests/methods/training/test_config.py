@@ -3,18 +3,32 @@
 import datetime
 import json
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from benchmark import config as recipes
+from methods.data import NAMES, Dataset, ImageSet
 from methods.errors import InputError
 from methods.primitives.attacks import PGD
 from methods.training.config import Experiment, Reported, experiment
+from methods.training.guard import Guard
+from methods.training.trainer import check
 
 DIGESTS = {"train": "a", "validation": "b", "test": "c"}
-OVERLAYS = sorted(path.stem for path in (recipes.CONFIGS / "datasets").glob("*.yaml"))
+LEADERBOARDS = recipes.CONFIGS.parent / "leaderboards"
+SHAPES = {
+    "digits": (1, 8, 8, 10),
+    "cifar10": (3, 32, 32, 10),
+    "cifar100": (3, 32, 32, 100),
+    "cifar10-jpeg": (3, 32, 32, 10),
+    "imagefolder:pets": (3, 48, 64, 37),
+    "npz:scans.npz": (1, 28, 28, 2),
+}
+"""Channels, height, width and classes of one data set of each kind."""
 
 
 def mapping(method: str = "trades", **settings: Any) -> dict[str, Any]:
@@ -47,6 +61,7 @@ def test_defaults() -> None:
         ({"data": {"augment": {"flipp": True}}}, "data.augment.flipp", "flip"),
         ({"backbone": {"widn": 2}}, "backbone.widn", "widen"),
         ({"reported": [{"datset": "x"}]}, "reported[0].datset", "dataset"),
+        ({"guard": {"energygap": 3}}, "guard.energygap", "energy_gap"),
         ({"train": {"xyzzy": 3}}, "train.xyzzy", None),
         ({7: 3}, "7", None),
         ({"train": {7: 3}}, "train.7", None),
@@ -90,6 +105,9 @@ def test_unknown_keys(settings: dict[str, Any], key: str, meant: str | None) -> 
         ({"seed": 1.5}, "seed"),
         ({"seed": True}, "seed"),
         ({"budget": 3}, "budget"),
+        ({"guard": "rollback"}, "guard"),
+        ({"guard": {"action": "restart"}}, "guard.action"),
+        ({"guard": {"patience": 1.5}}, "guard.patience"),
         ({"reported": 3}, "reported"),
         ({"reported": None}, "reported"),
         ({"reported": ["91.43"]}, "reported[0]"),
@@ -141,6 +159,7 @@ def test_missing_field_of_a_reported_number() -> None:
         ({"backbone": {"architecture": "wnr"}}, 'Did you mean "wrn"?'),
         ({"data": {"augment": {"padding": -1}}}, "padding"),
         ({"seed": -1}, "seed"),
+        ({"guard": {"lr_factor": 2}}, "guard.lr_factor"),
         ({"threat": "Linf:8\\255"}, "eps"),
         ({"threat": "Linf:-1"}, "eps"),
         ({"threat": "Linf:8"}, "8/255"),
@@ -172,7 +191,13 @@ def test_settings_are_laid_over_the_methods_own() -> None:
     assert found.options.beta == 6
 
 
-@pytest.mark.parametrize("dataset", OVERLAYS)
+def test_shapes_are_of_every_kind_of_data_set() -> None:
+    kinds = {name.partition(":")[0] for name in SHAPES}
+    assert kinds == {name.partition(":")[0] for name in NAMES}
+    assert kinds >= {path.stem for path in (recipes.CONFIGS / "datasets").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("dataset", SHAPES)
 @pytest.mark.parametrize("recipe", sorted(recipes.recipes()))
 def test_every_recipe_resolves_on_every_data_set(recipe: str, dataset: str) -> None:
     found = experiment(recipes.settings(recipe, dataset, seed=5, changes={}))
@@ -181,10 +206,51 @@ def test_every_recipe_resolves_on_every_data_set(recipe: str, dataset: str) -> N
     assert json.loads(json.dumps(found.resolved())) == found.resolved()
 
 
+@pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100", "cifar10-jpeg"])
 @pytest.mark.parametrize("recipe", sorted(recipes.recipes()))
-def test_recipes_differ(recipe: str) -> None:
-    digests = {name: resolved(name).digest(DIGESTS) for name in recipes.recipes()}
-    assert [name for name, digest in digests.items() if digest == digests[recipe]] == [recipe]
+def test_every_recipe_can_be_trained_on_every_data_set(recipe: str, dataset: str) -> None:
+    """Its backbone takes the images, its method takes that backbone, and its buffer holds a batch."""
+    check(experiment(recipes.settings(recipe, dataset, seed=0, changes={})), blank(dataset))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "said"),
+    [
+        ("mjem", {"backbone": {"energy_head": False}}, "set backbone.energy_head to true"),
+        ("mebm", {"options": {"negatives": {"buffer_size": 31}}}, "buffer_size is 31, fewer than the 32 chains"),
+        ("ebjdat", {"options": {"host_options": {"negatives": {"buffer_size": 63}}}}, "is 63, fewer than the 64"),
+        (
+            "ebjdat_sadajem",
+            {
+                "options": {"host_options": {"negatives": {"sampler": {"inner_steps": 5, "step_size": 0.05}}}},
+                "backbone": {"architecture": "timm:resnet10t"},
+            },
+            "Only wide residual networks",
+        ),
+    ],
+)
+def test_what_a_method_cannot_work_with_is_refused_before_the_training(
+    recipe: str, changes: dict[str, Any], said: str
+) -> None:
+    changed = experiment(recipes.settings(recipe, "cifar10-jpeg", seed=0, changes=changes))
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        check(changed, blank("cifar10-jpeg"))
+    assert "\n" not in str(caught.value)
+
+
+def blank(dataset: str) -> Dataset:
+    """Return black images in the shape of a data set's."""
+    *shape, classes = SHAPES[dataset]
+    images = ImageSet(torch.zeros(128, *shape, dtype=torch.uint8), torch.arange(128) % classes)
+    statistics = (0.5,) * shape[0], (0.25,) * shape[0]
+    return Dataset(dataset, tuple(map(str, range(classes))), images, images, images, *statistics)
+
+
+def test_recipes_differ() -> None:
+    named: dict[str, list[str]] = {}
+    for name in recipes.recipes():
+        named.setdefault(resolved(name).digest(DIGESTS), []).append(name)
+    assert [names for names in named.values() if len(names) > 1] == []
 
 
 def resolved(recipe: str) -> Experiment:
@@ -209,7 +275,8 @@ def test_reported_numbers(recipe: str, numbers: dict[str, float]) -> None:
 
 
 def test_recipes_of_a_reading_report_no_number_of_the_paper() -> None:
-    variants = [name for name in recipes.recipes() if name.startswith("ebjdat_")]
+    hosts = {"ebjdat_jem", "ebjdat_sadajem"}
+    variants = [name for name in recipes.recipes() if name.startswith("ebjdat_") and name not in hosts]
     assert len(variants) >= 4
     assert all(resolved(name).reported == () for name in variants)
 
@@ -219,7 +286,9 @@ def test_recipes_of_a_reading_report_no_number_of_the_paper() -> None:
     [
         {"seed": 7},
         {"train": {"checkpoint_seconds": 0}},
-        {"train": {"log_every": 1}},
+        {"train": {"log_every": 10}},
+        {"guard": {}},
+        {"guard": {"action": "stop", "energy_gap": None}},
         {"reported": [{"dataset": "cifar10", "metric": "clean", "value": 1.0, "source": "x"}]},
         # The same value in other words.
         {"threat": "linf:8/255"},
@@ -243,10 +312,37 @@ def test_digest_ignores_what_does_not_decide_the_weights(change: dict[str, Any])
         {"backbone": {"widen": 2}},
         {"data": {"augment": {"flip": True}}},
         {"data": {"validation": 100}},
+        {"guard": {"action": "rollback"}},
+        {"guard": {"energy_gap": 100}},
     ],
 )
 def test_digest_changes_with_every_setting(change: dict[str, Any]) -> None:
     assert experiment(mapping() | change).digest(DIGESTS) != experiment(mapping()).digest(DIGESTS)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "dataset", "digest"),
+    [
+        ("standard", "digits", "3029aa64"),
+        ("pgd_at", "digits", "10a54536"),
+        ("trades", "digits", "a52141d1"),
+        ("standard", "cifar10-jpeg", "42a88ae1"),
+        ("pgd_at", "cifar10-jpeg", "5f8134de"),
+        ("trades", "cifar10-jpeg", "00eb3636"),
+    ],
+)
+def test_digest_of_a_published_entry_is_for_ever(recipe: str, dataset: str, digest: str) -> None:
+    (path, *_) = (LEADERBOARDS / dataset).glob(f"*/entries/{recipe}-{digest}-s0-*.json")
+    entry = json.loads(path.read_text())
+    found = experiment(recipes.settings(recipe, dataset, seed=0, changes={}))
+    assert found.digest(entry["data"]["digests"]) == entry["config_digest"]
+
+
+def test_guard_is_laid_over_its_defaults() -> None:
+    found = experiment(mapping(guard={"action": "rollback", "energy_gap": 100, "saturated": "9/10"}))
+    assert found.guard == Guard(action="rollback", energy_gap=100, saturated=0.9)
+    assert experiment(mapping()).guard == Guard()
+    assert found.resolved()["guard"]["max_restarts"] == 3
 
 
 @pytest.mark.parametrize("split", list(DIGESTS))

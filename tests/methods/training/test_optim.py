@@ -126,3 +126,17 @@ def test_gradient_replaces_and_apply_uses_what_is_there() -> None:
     weight.grad.mul_(2)
     update.apply()
     assert weight.item() == -10
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_gradient_norm_is_that_of_the_applied_gradient_before_the_clip(clip: float | None) -> None:
+    weights = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(3))]
+    update = Updater(torch.optim.SGD(weights, lr=1.0), clip)
+    update.gradient(100 * weights[1])
+    # The third has no gradient.
+    update((3 * weights[0]).sum() + 4 * weights[1])
+    assert update.gradient_norm.item() == pytest.approx(math.sqrt(9 + 9 + 16))
+    update.gradient(7 * weights[1])
+    assert update.gradient_norm.item() == pytest.approx(math.sqrt(34))
+    update.apply()
+    assert update.gradient_norm.item() == pytest.approx(7)
