@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
@@ -64,7 +64,13 @@ _THUMBNAILS = "thumbnails_start_"
 
 
 class Config(Strict):
-    """The chains; lengths and steps in [0, 1] pixel units."""
+    """The chains; lengths and steps in [0, 1] pixel units.
+
+    A density is sampled by the chains it was trained with: step, clip, noise and clamp are those that the checkpoint
+    names. Those below are for the checkpoints that name none, and for all of them with ``sampler: protocol``.
+    """
+
+    sampler: Literal["own", "protocol"] = "own"
 
     starts: Annotated[tuple[Literal["class_gaussian", "uniform", "pca"], ...], Field(min_length=1)] = (
         "class_gaussian",
@@ -114,6 +120,7 @@ def conditions(data: Shards) -> dict[str, Any]:
         "buffer": None if buffer is None else hashlib.sha256(buffer.read_bytes()).hexdigest(),
         "energy": _energy_name(subject, config),
         "mode": _mode(subject, config),
+        "sampler": asdict(_sampler(subject, config)),
     }
 
 
@@ -140,9 +147,11 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     if not starts and buffer is None:
         raise InputError(f"Nothing can be generated: {flags[-1]}")
     arrays = data.map(_Generator(data, config, starts, buffer, judge))
+    sampler = _sampler(subject, config)
     values: dict[str, Value] = {
         "energy": _energy_name(subject, config),
         "mode": _mode(subject, config),
+        **{name: getattr(sampler, name) for name in ("steps", "step_size", "clip", "noise")},
         "judge": None if judge is None else judge.name,
         "judge_accuracy": None if judge is None else judge.accuracy(dataset.test),
         "energy_real": _mean(arrays["energy_real"]),
@@ -168,7 +177,7 @@ class _Generator:
     def __call__(self, shard: Shard) -> Arrays:
         subject, config = self.data.subject, self.config
         training = _mode(subject, config) == "train"
-        sampler = SGLD(config.steps, config.step_size, config.clip, config.noise)
+        sampler = _sampler(subject, config)
         y, found = shard.y, {"wanted": shard.y}
         kept = None if self.buffer is None else self._slots(shard, self.buffer)
         with frozen(subject.model, training=training, track_statistics=False):
@@ -221,6 +230,15 @@ def _energy_name(subject: Subject, config: Config) -> str:
 
 def _mode(subject: Subject, config: Config) -> str:
     return subject.metadata.get("generation", {}).get("mode", "eval") if config.mode == "own" else config.mode
+
+
+def _sampler(subject: Subject, config: Config) -> SGLD:
+    own = subject.metadata.get("generation", {}).get("sampler") if config.sampler == "own" else None
+    if own is None:
+        return SGLD(config.steps, config.step_size, config.clip, config.noise)
+    # The literal inner loop needs the first layer apart, and is one step N times as long.
+    length = own["step_size"] * own["inner_steps"]
+    return SGLD(config.steps, length, own["clip"], own["noise"], own["clamp"])
 
 
 def _energy(subject: Subject, config: Config, batch_size: int) -> Energy:

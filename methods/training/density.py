@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -89,7 +90,7 @@ class DensityMethod(Method):
     @property
     def generation(self) -> dict[str, Any]:
         chains = self.config.negatives
-        return {"energy": "marginal", "mode": chains.mode, "start": chains.start}
+        return {"energy": "marginal", "mode": chains.mode, "start": chains.start, "sampler": asdict(chains.sampler)}
 
 
 def _split(model: nn.Module) -> tuple[Energy, Energy]:

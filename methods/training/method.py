@@ -169,9 +169,10 @@ class Method(nn.Module):
         """How the model's density is sampled, for whoever generates from its weights.
 
         ``energy``: "marginal" (-logsumexp of the logits) or "scalar" (the energy head). ``mode``: the mode of the
-        network while sampling. ``start``: the name of the chains' start, None where nothing was sampled.
+        network while sampling. ``start``: the name of the chains' start. ``sampler``: the settings of its
+        :class:`methods.primitives.samplers.SGLD`. The last two are None where nothing was sampled.
         """
-        return {"energy": "marginal", "mode": "eval", "start": None}
+        return {"energy": "marginal", "mode": "eval", "start": None, "sampler": None}
 
 
 def _observed(batch: Batch, inner: Inner) -> dict[str, Tensor]:

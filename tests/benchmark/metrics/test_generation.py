@@ -93,6 +93,24 @@ def test_chains_go_where_the_weights_of_the_wanted_class_point(
     assert (samples[f"energy_{source}"] < samples[f"energy_start_{source}"]).all()
 
 
+OWN = {"steps": 9, "step_size": 0.01, "clip": None, "noise": 0.0, "clamp": True, "inner_steps": 2}
+
+
+def test_density_is_sampled_by_its_own_chains_unless_the_protocol_insists(
+    toy: Any, generating: Protocols, store: Store
+) -> None:
+    made = toy()
+    density = replace(made.subject(), metadata={"generation": {"sampler": OWN}})
+    own, samples = measured(density, made.dataset, generating(), store)
+    assert [own.values[name] for name in ("steps", "step_size", "clip", "noise")] == [STEPS, 0.02, None, 0.0]
+    begin = starts_of(made.dataset)
+    along = made.weight[:, made.dataset.test.labels].T.view_as(begin)
+    end = rounded((begin + STEPS * 0.02 * along).clamp(0, 1))
+    assert int((torch.from_numpy(samples["images_uniform"]).int() - end.int()).abs().max()) <= 1
+    same, _ = measured(density, made.dataset, generating(sampler="protocol"), store)
+    assert [same.values[name] for name in ("steps", "step_size", "clip")] == [STEPS, STEP_SIZE, CLIP]
+
+
 def test_long_chains_end_in_the_corner_of_the_wanted_class(
     toy: Any, generating: Protocols, store: Store, judged: None
 ) -> None:

@@ -77,13 +77,9 @@ def test_weat_iterates(
     monkeypatch.setattr(attacks, "normal_like", lambda x, generator: golden_images["noise"])
     x, pgd = golden_images["x"].roll(375), PGD(steps=10, step_size=0.25, start="normal")
     seen: list[Tensor] = []
-    with frozen(golden_network()) as model:
-
-        def network(images: Tensor) -> Tensor:
-            seen.append(images.detach())
-            return model(images)
-
-        x_adv = trades_attack(pgd, network, x, LINF, generator(0))
+    model = golden_network()
+    model.register_forward_pre_hook(lambda module, images: seen.append(images[0].detach()))
+    x_adv = trades_attack(pgd, model, x, LINF, generator(0))
     assert torch.equal(seen[0], x)
     assert_iterates(seen[1:], x_adv, golden("weat"))
 
