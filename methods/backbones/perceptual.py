@@ -1,8 +1,10 @@
 """Perceptual distance between images, by a pretrained network."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from methods.errors import InputError
@@ -23,7 +25,10 @@ def lpips_distance(image_shape: tuple[int, int, int]) -> Callable[[Tensor, Tenso
     try:
         network: Any = lpips.LPIPS(net="vgg", verbose=False).requires_grad_(False).eval()
     except OSError as error:
-        raise InputError(f"The VGG weights of LPIPS cannot be loaded ({error}).") from error
+        place = Path(torch.hub.get_dir()) / "checkpoints"
+        raise InputError(
+            f"The VGG weights of LPIPS cannot be loaded ({error}); place torchvision's vgg16-397923af.pth in {place}."
+        ) from error
 
     def distance(x_adv: Tensor, x: Tensor) -> Tensor:
         return network.to(x.device)(x_adv, x, normalize=True).flatten()
