@@ -186,9 +186,9 @@ def test_what_a_step_logs(variant: str, method: Method, model: Classifier, batch
 def test_samples_and_how_to_draw_more(variant: str, method: Method, model: Classifier, batch: Batch) -> None:
     generation = method.generation
     assert json.loads(json.dumps(generation)) == generation
-    assert set(generation) == {"energy", "mode", "start"}
+    assert set(generation) == {"energy", "mode", "start", "sampler"}
     assert generation["energy"] == ("scalar" if variant in ("mebm", "mebm, mjem") else "marginal")
-    assert (generation["start"] is None) == (method.samples is None)
+    assert (generation["start"] is None) == (generation["sampler"] is None) == (method.samples is None)
     if method.samples is not None:
         assert method.samples.shape == (40, *batch.x.shape[1:])
         assert method.samples.dtype == torch.float32

@@ -1,6 +1,7 @@
 """M-EBM's density on a head of its own, and the bound on the size of the energies."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -82,7 +83,8 @@ def test_chains_go_down_the_energy_of_the_head(make_method: MakeMethod, network:
     ends = {}
     for head in ("scalar", "marginal"):
         method, model = make_method("mebm", options | {"head": head}), network(energy_head=True)
-        generation = {"energy": head, "mode": "eval", "start": "gaussian"}
+        sampler = asdict(method.config.negatives.sampler)
+        generation = {"energy": head, "mode": "eval", "start": "gaussian", "sampler": sampler}
         assert method.generation == generation
         assert method.samples is not None
         stored = method.samples.clone()

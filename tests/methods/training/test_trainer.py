@@ -533,6 +533,7 @@ def test_replay_buffer_is_shown_measured_and_saved(make_experiment: Make, data: 
             "energy": "marginal",
             "mode": "train",
             "start": "class_gaussian",
+            "sampler": experiment.resolved()["options"]["negatives"]["sampler"],
         }
 
 
