@@ -1,7 +1,7 @@
 """The state of a model during an inner computation, made explicit and given back exactly as it was found."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 from torch import nn
@@ -21,19 +21,15 @@ def mode(model: M, *, training: bool, track_statistics: bool = True) -> Iterator
     - ``training=True, track_statistics=False``: batch statistics, buffers untouched (Gowal et al. 2020).
     """
     flags = [(module, module.training) for module in model.modules()]
-    tracked = [(module, module.track_running_stats) for module in model.modules() if isinstance(module, _BatchNorm)]
     try:
         for module, _ in flags:
             module.training = training
-        for module, tracks in tracked:
-            # In eval mode the flag changes nothing: a BatchNorm that has buffers normalises with them.
-            module.track_running_stats = tracks and track_statistics
-        yield model
+        # In eval mode this changes nothing: a BatchNorm that has buffers normalises with them.
+        with nullcontext() if track_statistics else fixed_statistics(model):
+            yield model
     finally:
         for module, was_training in flags:
             module.training = was_training
-        for module, tracks in tracked:
-            module.track_running_stats = tracks
 
 
 @contextmanager
