@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from benchmark.schema import Strict, checked
@@ -17,6 +19,19 @@ Value = float | int | str | None
 
 ABLATIONS, PICTURES = "ablations", "samples"
 """Folders beside entries/."""
+
+
+class Check(Strict):
+    """One check of a measurement: two numbers that should stand in a certain relation."""
+
+    name: str
+    measured: float | None
+    bound: float | None
+    """What ``measured`` is held against."""
+    passed: bool | None
+    """None: the check does not apply here, and ``meaning`` says why."""
+    meaning: str
+    """One sentence: what should hold, and what it means where it does not."""
 
 
 class Measurement(Strict):
@@ -34,6 +49,11 @@ class Measurement(Strict):
     """The numbers; percentages where the name says accuracy."""
     flags: list[str] = Field(default_factory=list)
     """Reasons to doubt the numbers, verbatim where another library gave them."""
+    checks: list[Check] = Field(default_factory=list)
+    series: dict[str, list[float | None]] = Field(default_factory=dict)
+    """Curves and histograms, for figures."""
+    verdicts: dict[str, str] = Field(default_factory=dict)
+    """Name of an accuracy among ``values`` -> its outcome per image, packed (:func:`unpack`)."""
     seconds: float
     """Of computation, summed over every process that took part."""
     samples: str | None = None
@@ -122,6 +142,26 @@ class Entry(Strict):
     provenance: dict[str, Any] = Field(default_factory=dict)
     overrides: list[str] = Field(default_factory=list)
     """Settings changed from the recipe, such as ``train.epochs=5``."""
+
+
+def pack(correct: np.ndarray) -> str:
+    """Return booleans [N] as text: eight to a byte, the first one highest, in base64."""
+    return base64.b64encode(np.packbits(correct.astype(bool)).tobytes()).decode("ascii")
+
+
+def unpack(text: str, n: int) -> np.ndarray:
+    """Return the ``n`` booleans of :func:`pack`.
+
+    Raises:
+        InputError: the text is no base64, or holds another number of bytes.
+    """
+    try:
+        packed = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
+    except ValueError as error:
+        raise InputError(f"The verdicts are no base64: {error}.") from error
+    if len(packed) != -(-n // 8):
+        raise InputError(f"The verdicts hold {len(packed)} bytes, which are not those of {n} images.")
+    return np.unpackbits(packed, count=n).astype(bool)
 
 
 def folder_name(name: str) -> str:

@@ -13,8 +13,9 @@ from torch import nn
 
 from benchmark import metrics as registry
 from benchmark.protocol import Protocol
-from benchmark.results import Measurement
+from benchmark.results import Measurement, pack
 from benchmark.shards import Shards
+from benchmark.significance import wilson
 from benchmark.store import SaveError, Store, key
 from benchmark.subject import Subject
 from methods.data import Dataset
@@ -32,6 +33,7 @@ def evaluate(
     limit: int | None = None,
     batch_size: int | None = None,
     store: Store,
+    surrogate: Subject | None = None,
     progress: bool = True,
 ) -> dict[str, Measurement]:
     """Measure a subject on the test split.
@@ -47,6 +49,7 @@ def evaluate(
         limit: measure only the first so many images.
         batch_size: images a forward pass; None: a whole shard. It may move single verdicts by rounding.
         store: keeps shards and measurements.
+        surrogate: where transfer attacks are made; None: the reference network of the data set.
         progress: report on stderr: a bar with an ETA on a terminal, a line per finished metric anywhere.
 
     Returns:
@@ -63,11 +66,22 @@ def evaluate(
     images = dataset.test.to(subject.device)
     results: dict[str, Measurement] = {}
     for name in wanted:
-        data = Shards(name, subject, images, dataset.test.digest, protocol, n, store, batch_size, dataset=dataset)
+        data = Shards(
+            name,
+            subject,
+            images,
+            dataset.test.digest,
+            protocol,
+            n,
+            store,
+            batch_size,
+            dataset=dataset,
+            surrogate=surrogate,
+        )
         measurement = store.load_measurement(data.identity, n)
         if measurement is None:
             measurement = _measure(data, progress)
-        results[name] = measurement
+        results[name] = _with_verdicts(measurement, store)
         if progress:
             sys.stderr.write(_line(measurement))
     return _compared(results, store)
@@ -141,6 +155,19 @@ def _exact(model: nn.Module) -> Iterator[None]:
         torch.set_float32_matmul_precision(matmul)
         for own, dtype in lowered:
             own["autocast"] = dtype
+
+
+def _with_verdicts(measurement: Measurement, store: Store) -> Measurement:
+    """Add the outcome per image behind each accuracy, and the accuracy's confidence interval."""
+    module = registry.get(measurement.metric)
+    samples = store.samples(measurement)
+    if measurement.status == "failed" or samples is None or not hasattr(module, "verdicts"):
+        return measurement
+    values, packed = dict(measurement.values), {}
+    for name, correct in module.verdicts(samples).items():
+        packed[name] = pack(correct)
+        values[f"{name}_low"], values[f"{name}_high"] = wilson(int(correct.sum()), len(correct))
+    return measurement.model_copy(update={"values": values, "verdicts": packed})
 
 
 def _compared(results: dict[str, Measurement], store: Store) -> dict[str, Measurement]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmark import metrics
 from benchmark.protocol import Protocol
-from benchmark.results import Measurement, Value
+from benchmark.results import Check, Measurement, Value
 from benchmark.store import NOTE, Arrays, Store, key
 from benchmark.subject import Subject
 from methods.data import Dataset, ImageSet
@@ -68,6 +68,8 @@ class Shards:
     """Told the number of shards that are done."""
     dataset: Dataset | None = None
     """The whole data set, for the metrics that need more of it than test images."""
+    surrogate: Subject | None = None
+    """Where transfer attacks are made; None: the reference network of the data set."""
 
     def __len__(self) -> int:
         return math.ceil(self.n / self.protocol.shard)
@@ -126,7 +128,15 @@ class Shards:
             self.advance(index + 1)
         return {name: np.concatenate([outcome[name] for outcome in outcomes]) for name in outcomes[0]}
 
-    def finish(self, arrays: Arrays, values: dict[str, Value], flags: Iterable[str] = ()) -> Measurement:
+    def finish(
+        self,
+        arrays: Arrays,
+        values: dict[str, Value],
+        flags: Iterable[str] = (),
+        *,
+        checks: Iterable[Check] = (),
+        series: Mapping[str, list[float | None]] | None = None,
+    ) -> Measurement:
         """Return the finished measurement and keep the outcomes per image beside it."""
         identity = self.identity
         samples = {name: array for name, array in arrays.items() if not name.startswith(NOTE)}
@@ -140,6 +150,8 @@ class Shards:
             n=self.n,
             values=values | {"batch_size": batch_size},
             flags=list(flags),
+            checks=list(checks),
+            series=dict(series or {}),
             seconds=float(arrays[f"{NOTE}seconds"].sum()),
             samples=self.store.save_samples(identity, self.n, {"index": np.arange(self.n)} | samples),
             config=self.protocol.config(self.metric).model_dump(mode="json"),

@@ -7,6 +7,9 @@ A metric module has
 - ``NEEDS``: the metrics whose settings it shares (optional);
 - ``conditions(data)``: plain data on what else decides its outcomes (optional), for the key of the store;
 - ``COLUMNS``: its columns of the leaderboard, name -> :class:`Column`;
+- ``verdicts(samples)``: name of an accuracy among its values -> bool per image (optional), from which confidence
+  intervals and paired tests are made;
+- ``check(subject)``: raises InputError where the metric is not defined for the model (optional), before any work;
 - ``measure(subject, data, protocol) -> Measurement``.
 """
 

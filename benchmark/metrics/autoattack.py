@@ -16,12 +16,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from pyautoattack import AutoAttack, checks
 from torch import Tensor
 
+from benchmark import evidence
 from benchmark.metrics import Column
 from benchmark.protocol import Protocol
 from benchmark.results import Measurement, Value
@@ -50,11 +52,25 @@ class Config(Strict):
 COLUMNS = {"autoattack": Column("accuracy", "accuracy under AutoAttack standard, %")}
 
 
+def conditions(data: Shards) -> dict[str, Any]:
+    """Return what the stored outcomes hold besides verdicts."""
+    return {"evidence": evidence.FORMAT}
+
+
+def verdicts(samples: Arrays) -> dict[str, np.ndarray]:
+    """Return the outcome per image behind each accuracy."""
+    broken_by = samples["broken_by"]
+    after = [(broken_by == ROBUST) | (broken_by > position) for position in range(len(ATTACKS) + 1)]
+    names = ("clean_accuracy", *(f"after_{name}" for name in ATTACKS))
+    return {"accuracy": broken_by == ROBUST} | dict(zip(names, after, strict=True))
+
+
 def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     """Measure accuracy in percent, clean, after each attack of the cascade, and after all.
 
     Per image: ``broken_by``, -1 where the clean image is misclassified, 0 where it is robust, else the
-    position of the first attack that broke it; and the size of the perturbation.
+    position of the first attack that broke it; the size of the perturbation; and the evidence
+    (:mod:`benchmark.evidence`) of each image that an attack broke.
 
     Raises:
         InputError: fewer than 4 classes, for which the targeted DLR loss is not defined.
@@ -68,19 +84,16 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     threat = ThreatModel.parse(protocol.threat)
     arrays = data.map(lambda shard: _attack(subject, threat, shard, min(data.batch_size, len(shard.y))))
 
-    broken_by = arrays["broken_by"]
-    after = [percent((broken_by == ROBUST) | (broken_by > position)) for position in range(len(ATTACKS) + 1)]
+    correct = verdicts(arrays)
     values: dict[str, Value] = {
-        "accuracy": percent(broken_by == ROBUST),
-        "standard_error": standard_error(broken_by == ROBUST),
-        "clean_accuracy": after[0],
-        **{f"after_{name}": accuracy for name, accuracy in zip(ATTACKS, after[1:], strict=True)},
+        **{name: percent(outcome) for name, outcome in correct.items()},
+        "standard_error": standard_error(correct["accuracy"]),
         **{f"seconds_{name}": float(arrays[f"shard_seconds_{name}"].sum()) for name in ATTACKS},
         "eps": str(threat).partition(":")[2],
         "max_perturbation": float(arrays["perturbation"].max()),
     }
     flags = counted(str(message) for message in arrays["shard_warnings"])
-    if (helped := after[-2] - after[-1]) > _SQUARE_POINTS:
+    if (helped := percent(correct["after_fab_t"]) - percent(correct["accuracy"])) > _SQUARE_POINTS:
         flags.append(f"Square lowered the accuracy by {helped:.2f} points below the gradient attacks (masking?)")
     return data.finish(arrays, values, flags)
 
@@ -114,6 +127,7 @@ def _attack(subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int
     return {
         "broken_by": broken_by.numpy(),
         "perturbation": perturbation.cpu().numpy(),
+        **evidence.encode(subject, threat, x, y, x_adv, (broken_by > ROBUST).to(x.device), batch_size),
         "shard_warnings": np.array(messages, dtype=np.str_),
         **{f"shard_seconds_{name}": np.array([spent]) for name, spent in zip(ATTACKS, watch.seconds, strict=True)},
     }

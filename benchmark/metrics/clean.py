@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from benchmark.metrics import Column
@@ -20,6 +21,11 @@ class Config(Strict):
 
 
 COLUMNS = {"clean": Column("accuracy", "accuracy on the test images, %")}
+
+
+def verdicts(samples: Arrays) -> dict[str, np.ndarray]:
+    """Return the outcome per image behind each accuracy."""
+    return {"accuracy": samples["correct"]}
 
 
 def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:

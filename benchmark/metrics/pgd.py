@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from benchmark import evidence
 from benchmark.metrics import Column
 from benchmark.protocol import Protocol
 from benchmark.results import Measurement
@@ -46,10 +48,21 @@ class Config(Strict):
 COLUMNS = {"pgd20": Column("accuracy", "accuracy under PGD-20, %")}
 
 
+def conditions(data: Shards) -> dict[str, Any]:
+    """Return what the stored outcomes hold besides verdicts."""
+    return {"evidence": evidence.FORMAT}
+
+
+def verdicts(samples: Arrays) -> dict[str, np.ndarray]:
+    """Return the outcome per image behind each accuracy."""
+    return {"accuracy": samples["correct"]}
+
+
 def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     """Measure accuracy in percent on the attacked images.
 
-    Per image: if correct, the size of the perturbation, and the energies :func:`attack_shard` keeps.
+    Per image: if correct, the size of the perturbation, the energies :func:`attack_shard` keeps, and the evidence
+    (:mod:`benchmark.evidence`) of each wrong verdict.
     """
     config, threat = protocol.config(NAME), ThreatModel.parse(protocol.threat)
     arrays = data.map(attack_shard(subject, data, protocol))
@@ -87,14 +100,16 @@ def attack_shard(subject: Subject, data: Shards, protocol: Protocol) -> Callable
         x_adv = attack(objective, shard.x, threat, shard.generator(NAME, "start"))
         with torch.no_grad():
             logits, logits_adv = (subject.logits(x, data.batch_size) for x in (shard.x, x_adv))
+        correct = logits_adv.argmax(1) == shard.y
         tensors = {
-            "correct": logits_adv.argmax(1) == shard.y,
+            "correct": correct,
             "perturbation": threat.distance(x_adv, shard.x),
             "joint_energy": joint_energy(logits, shard.y),
             "joint_energy_adv": joint_energy(logits_adv, shard.y),
             "marginal_energy": marginal_energy(logits),
             "marginal_energy_adv": marginal_energy(logits_adv),
         }
-        return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+        kept = evidence.encode(subject, threat, shard.x, shard.y, x_adv, ~correct, data.batch_size)
+        return {name: tensor.cpu().numpy() for name, tensor in tensors.items()} | kept
 
     return outcome
