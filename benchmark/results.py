@@ -17,7 +17,7 @@ from methods.errors import InputError
 
 Value = float | int | str | None
 
-ABLATIONS, PICTURES = "ablations", "samples"
+ABLATIONS, PICTURES, COURT = "ablations", "samples", "court"
 """Folders beside entries/."""
 
 
@@ -142,6 +142,8 @@ class Entry(Strict):
     provenance: dict[str, Any] = Field(default_factory=dict)
     overrides: list[str] = Field(default_factory=list)
     """Settings changed from the recipe, such as ``train.epochs=5``."""
+    evidence: str | None = None
+    """SHA-256 of the bundle with which `verify` checks the entry."""
 
 
 def pack(correct: np.ndarray) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import nn
 
+from benchmark import court
 from benchmark import metrics as registry
+from benchmark.parts import Part, PartDone
 from benchmark.protocol import Protocol
 from benchmark.results import Measurement, pack
 from benchmark.shards import Shards
@@ -60,31 +63,87 @@ def evaluate(
         InputError: the subject, data set, protocol or an argument do not fit each other.
         SaveError: a result cannot be written.
     """
+    todo = prepare(
+        subject,
+        dataset,
+        protocol,
+        metrics=metrics,
+        limit=limit,
+        batch_size=batch_size,
+        store=store,
+        surrogate=surrogate,
+    )
+    return measure(todo, progress)
+
+
+def prepare(
+    subject: Subject,
+    dataset: Dataset,
+    protocol: Protocol,
+    *,
+    metrics: Sequence[str] | None = None,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    store: Store,
+    surrogate: Subject | None = None,
+) -> list[Shards]:
+    """Return what each metric is to be given, in the order of the runs; arguments and errors as :func:`evaluate`."""
     _check(subject, dataset, protocol, limit, batch_size)
     wanted = _order(protocol, metrics)
-    n = len(dataset.test) if limit is None else min(limit, len(dataset.test))
-    images = dataset.test.to(subject.device)
-    results: dict[str, Measurement] = {}
     for name in wanted:
-        data = Shards(
-            name,
-            subject,
-            images,
-            dataset.test.digest,
-            protocol,
-            n,
-            store,
-            batch_size,
-            dataset=dataset,
-            surrogate=surrogate,
-        )
-        measurement = store.load_measurement(data.identity, n)
+        if (check := getattr(registry.get(name), "check", None)) is not None:
+            check(subject)
+    n = len(dataset.test) if limit is None else min(limit, len(dataset.test))
+    images, digest = dataset.test.to(subject.device), dataset.test.digest
+    return [
+        Shards(name, subject, images, digest, protocol, n, store, batch_size, dataset=dataset, surrogate=surrogate)
+        for name in wanted
+    ]
+
+
+def pending(todo: Sequence[Shards]) -> int:
+    """Return the number of shards, over all metrics, of the measurements that are not in the store yet."""
+    return sum(len(data) for data in todo if data.store.load_measurement(data.identity, data.n) is None)
+
+
+def measure(todo: Sequence[Shards], progress: bool = True) -> dict[str, Measurement]:
+    """Return the measurement of each metric that :func:`prepare` prepared; see :func:`evaluate`."""
+    results: dict[str, Measurement] = {}
+    for data in todo:
+        measurement = data.store.load_measurement(data.identity, data.n)
         if measurement is None:
             measurement = _measure(data, progress)
-        results[name] = _with_verdicts(measurement, store)
+        results[data.metric] = _with_verdicts(measurement, data.store)
         if progress:
             sys.stderr.write(_line(measurement))
-    return _compared(results, store)
+    return _compared(results, todo[0].store) if todo else {}
+
+
+def measure_part(todo: Sequence[Shards], part: Part, advance: Callable[[], object] = lambda: None) -> None:
+    """Measure and store the shards of a part, for a :func:`measure` that comes later.
+
+    Args:
+        todo: from :func:`prepare`.
+        part: which shards.
+        advance: called after each shard of each metric.
+
+    Raises:
+        SaveError: an outcome cannot be written.
+    """
+    for data in todo:
+        if data.store.load_measurement(data.identity, data.n) is not None:
+            continue
+        own = replace(data, part=part, advance=lambda _: advance())
+        with exact(data.subject.model):
+            try:
+                registry.get(data.metric).measure(data.subject, own, data.protocol)
+            except PartDone:
+                continue
+            except SaveError:
+                raise
+            except Exception as error:
+                # The later measure() meets it again, and records it as a failure.
+                print(f"{data.metric}: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def _check(subject: Subject, dataset: Dataset, protocol: Protocol, limit: int | None, batch_size: int | None) -> None:
@@ -98,6 +157,8 @@ def _check(subject: Subject, dataset: Dataset, protocol: Protocol, limit: int | 
     for name, value in (("limit", limit), ("batch size", batch_size)):
         if value is not None and value < 1:
             raise InputError(f"The {name} must be at least 1, not {value}.")
+    if not len(dataset.test):
+        raise InputError(f"The test split of {dataset.name} is empty: there is nothing to measure.")
 
 
 def _order(protocol: Protocol, chosen: Sequence[str] | None) -> list[str]:
@@ -113,7 +174,7 @@ def _measure(data: Shards, progress: bool) -> Measurement:
     start = time.perf_counter()
     try:
         with ExitStack() as stack:
-            stack.enter_context(_exact(data.subject.model))
+            stack.enter_context(exact(data.subject.model))
             if progress and sys.stderr.isatty():
                 data = replace(data, advance=stack.enter_context(shown(data.metric, len(data))))
             measurement = module.measure(data.subject, data, data.protocol)
@@ -136,7 +197,7 @@ def _measure(data: Shards, progress: bool) -> Measurement:
 
 
 @contextmanager
-def _exact(model: nn.Module) -> Iterator[None]:
+def exact(model: nn.Module) -> Iterator[None]:
     """Freeze the model in eval mode, full float32 and deterministic kernels; undo all of it afterwards."""
     attributes = [vars(module) for module in model.modules()]
     lowered = [(own, own["autocast"]) for own in attributes if isinstance(own.get("autocast"), torch.dtype)]
@@ -171,7 +232,7 @@ def _with_verdicts(measurement: Measurement, store: Store) -> Measurement:
 
 
 def _compared(results: dict[str, Measurement], store: Store) -> dict[str, Measurement]:
-    """Add to AutoAttack's values what its verdicts say beside those of the other metrics, image by image."""
+    """Add what verdicts of several metrics say beside each other: to AutoAttack's values, and to the court's checks."""
     outcomes = {name: store.samples(result) for name, result in results.items() if result.status == "done"}
     autoattack = outcomes.get("autoattack")
     if autoattack is None:
@@ -189,7 +250,29 @@ def _compared(results: dict[str, Measurement], store: Store) -> dict[str, Measur
         if differing:
             flags.append(f"AutoAttack and the clean metric classify {differing} clean images differently")
     compared = results["autoattack"].model_copy(update={"values": values, "flags": flags})
-    return results | {"autoattack": compared}
+    return _judged(results | {"autoattack": compared})
+
+
+def _judged(results: dict[str, Measurement]) -> dict[str, Measurement]:
+    """Add to the masking court's checks what AutoAttack says, where all three were measured."""
+    found = [results.get(name) for name in ("pgd20", "autoattack", "masking")]
+    if any(measurement is None or measurement.status == "failed" for measurement in found):
+        return results
+    pgd, autoattack, masking = (cast(Measurement, measurement) for measurement in found)
+    if masking.values["verdict"] is None:
+        return results
+    accuracies = cast(float, pgd.values["accuracy"]), cast(float, autoattack.values["accuracy"])
+    square = cast(float, autoattack.values["after_fab_t"]) - cast(float, autoattack.values["after_square"])
+    added = court.against_autoattack(*accuracies, autoattack.n, square)
+    checks = [*masking.checks, *added]
+    judged = masking.model_copy(
+        update={
+            "checks": checks,
+            "flags": [*masking.flags, *court.flags(added)],
+            "values": masking.values | {"verdict": court.verdict(checks)},
+        }
+    )
+    return results | {"masking": judged}
 
 
 def _line(measurement: Measurement) -> str:

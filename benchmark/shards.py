@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmark import metrics
+from benchmark.parts import Part, PartDone
 from benchmark.protocol import Protocol
 from benchmark.results import Check, Measurement, Value
 from benchmark.store import NOTE, Arrays, Store, key
@@ -70,6 +71,8 @@ class Shards:
     """The whole data set, for the metrics that need more of it than test images."""
     surrogate: Subject | None = None
     """Where transfer attacks are made; None: the reference network of the data set."""
+    part: Part | None = None
+    """The shards that are this process's to measure; None: all."""
 
     def __len__(self) -> int:
         return math.ceil(self.n / self.protocol.shard)
@@ -111,10 +114,13 @@ class Shards:
 
         Raises:
             SaveError: an outcome cannot be stored.
+            PartDone: none of the shards is in this process's part.
         """
         identity = self.identity
         outcomes: list[Arrays] = []
         for index in range(len(self)):
+            if self.part is not None and index not in self.part:
+                continue
             size = self._bounds(index)[1] - self._bounds(index)[0]
             outcome = self.store.load_shard(identity, index, size)
             if outcome is None:
@@ -126,6 +132,8 @@ class Shards:
                 self.store.save_shard(identity, index, size, outcome)
             outcomes.append(outcome)
             self.advance(index + 1)
+        if not outcomes:
+            raise PartDone
         return {name: np.concatenate([outcome[name] for outcome in outcomes]) for name in outcomes[0]}
 
     def finish(
@@ -137,7 +145,13 @@ class Shards:
         checks: Iterable[Check] = (),
         series: Mapping[str, list[float | None]] | None = None,
     ) -> Measurement:
-        """Return the finished measurement and keep the outcomes per image beside it."""
+        """Return the finished measurement and keep the outcomes per image beside it.
+
+        Raises:
+            PartDone: this process has a part of the shards only.
+        """
+        if self.part is not None:
+            raise PartDone
         identity = self.identity
         samples = {name: array for name, array in arrays.items() if not name.startswith(NOTE)}
         # Shards that were stored earlier may have been measured with another batch size.

@@ -22,7 +22,10 @@ from typing import NamedTuple
 
 from methods.errors import InputError, nearest
 
-DEFAULT = ("clean", "pgd20", "autoattack", "energy", "generation")
+DEFAULT = (
+    *("clean", "pgd20", "autoattack", "energy", "generation", "landscape", "fid", "fid_ref"),
+    *("sweep", "eot_pgd", "transfer", "marginal", "masking"),
+)
 """The order in which metrics run: a cheap one first, and what another one reuses before it."""
 
 _RENAMED = {"pgd": "pgd20"}

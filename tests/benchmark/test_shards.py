@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmark import metrics as registry
+from benchmark.parts import Part
 from benchmark.protocol import Protocol, load
 from benchmark.shards import Shard, Shards, counted, in_batches, percent, standard_error
 from benchmark.store import Arrays, Store, key
@@ -73,19 +75,115 @@ def test_whole_shards_are_shared_between_limits_and_cut_ones_are_not(make: Made)
     assert computed == [(0, 10), (1, 3), (1, 10), (2, 4)]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda data: {"metric": "pgd20"},
-        lambda data: {"protocol": data.protocol.model_copy(update={"seed": 1})},
-        lambda data: {"protocol": data.protocol.model_copy(update={"threat": "Linf:0.03"})},
-        lambda data: {"subject": replace(data.subject, digest="other")},
-        lambda data: {"subject": replace(data.subject, code="other")},
-        lambda data: {"digest": "other"},
-    ],
-)
-def test_identity_changes_with_what_can_change_a_number(make: Made, change: Callable[[Shards], dict[str, Any]]) -> None:
-    assert make(**change(make())).identity != make().identity
+CHANGED: dict[str, dict[str, Any]] = {
+    "clean": {},
+    "pgd20": {"steps": 21, "step_size": 0.1, "start": "zero", "restarts": 2, "keep": "best"},
+    "autoattack": {},
+    "energy": {},
+    "generation": {
+        "sampler": "protocol",
+        "starts": ["uniform"],
+        "steps": 3,
+        "step_size": 0.1,
+        "clip": None,
+        "noise": 0.1,
+        "energy": "marginal",
+        "mode": "train",
+    },
+    "landscape": {"source": "uniform", "bins": 7},
+    "fid": {"source": "uniform", "reference": "test", "keep": 0.5},
+    "fid_ref": {"source": "uniform"},
+    "sweep": {"eps": [0, 1], "steps": [1, 20], "radius_steps": 3, "step_size": 0.1},
+    "eot_pgd": {"samples": 2, "reevaluations": 3},
+    "transfer": {
+        "attacks": ["pgd"],
+        "pgd_steps": 3,
+        "pgd_step_size": 0.1,
+        "steps": 3,
+        "decay": 0.5,
+        "neighbours": 2,
+        "bound": 1.0,
+    },
+    "marginal": {"attacks": ["square"]},
+    "masking": {"images": 7, "restarts": 1, "corners": 3, "queries": 9, "draws": 2},
+}
+"""For every metric, another value of every setting."""
+
+
+def keyed(toy: Any, store: Store, metric: str) -> Shards:
+    """Return the shards of a metric under a protocol with all metrics."""
+    chosen = Protocol.model_validate({"id": "all-v1", "threat": "Linf:0.02", "metrics": {name: {} for name in CHANGED}})
+    made = toy()
+    return Shards(
+        metric,
+        made.subject(),
+        made.dataset.test,
+        "data",
+        chosen,
+        24,
+        store,
+        dataset=made.dataset,
+        surrogate=made.subject(),
+    )
+
+
+def with_setting(data: Shards, metric: str, field: str, value: Any) -> Shards:
+    changed = data.protocol.metrics | {metric: {field: value}}
+    return replace(data, protocol=data.protocol.model_copy(update={"metrics": changed}))
+
+
+@pytest.mark.parametrize("metric", registry.names())
+def test_every_setting_of_a_metric_is_in_its_key(toy: Any, store: Store, metric: str) -> None:
+    """A new metric or setting fails here until it has a row above."""
+    data = keyed(toy, store, metric)
+    needed = (metric, *getattr(registry.get(metric), "NEEDS", ()))
+    for name in needed:
+        assert set(CHANGED[name]) == set(registry.get(name).Config.model_fields)
+        for field, value in CHANGED[name].items():
+            assert with_setting(data, name, field, value).identity != data.identity, f"{name}.{field}"
+    for name in set(CHANGED) - set(needed):
+        for field, value in CHANGED[name].items():
+            assert with_setting(data, name, field, value).identity == data.identity, f"{name}.{field}"
+
+
+@pytest.mark.parametrize("metric", registry.names())
+def test_what_else_can_change_a_number_is_in_its_key(
+    toy: Any, store: Store, metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every field of the protocol, the subject and the shards is either in the key or cannot change a number."""
+    data = keyed(toy, store, metric)
+
+    def protocol(**changed: Any) -> Shards:
+        return replace(data, protocol=data.protocol.model_copy(update=changed))
+
+    def subject(**changed: Any) -> Shards:
+        return replace(data, subject=replace(data.subject, **changed))
+
+    kept = {"shard": 7, "seed": 1, "threat": "Linf:0.03"}
+    free = {"id": "other-v1", "role": "standard", "description": "other", "dataset": "toy"}
+    assert {*kept, *free, "metrics"} == set(Protocol.model_fields)
+    for field, value in kept.items():
+        assert protocol(**{field: value}).identity != data.identity, field
+    for field, value in free.items():
+        assert protocol(**{field: value}).identity == data.identity, field
+
+    assert subject(digest="other").identity != data.identity
+    assert subject(code="other").identity != data.identity
+    assert subject(name="other", flags=["a doubt"]).identity == data.identity
+
+    assert replace(data, digest="other").identity != data.identity
+    assert replace(data, split=3, n=10, advance=print, part=Part(1, 2)).identity == data.identity
+    assert key(data.identity | {"n": 10}) != key(data.identity | {"n": 24})
+
+    other = replace(data, surrogate=replace(data.subject, digest="other"))
+    assert (other.identity != data.identity) == (metric in ("transfer", "masking"))
+    fitted = replace(data.dataset, train=data.dataset.train.select(slice(3))) if data.dataset else None
+    generates = metric in ("generation", "landscape", "fid", "fid_ref")
+    assert (replace(data, dataset=fitted).identity != data.identity) == generates
+
+    before = data.identity
+    monkeypatch.setattr(registry.get(metric), "VERSION", registry.get(metric).VERSION + 1)
+    assert data.identity != before
 
 
 def test_identity_does_not_change_with_batch_size_or_limit_or_unrelated_metrics(make: Made) -> None:
