@@ -19,16 +19,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from benchmark.probes import probe, reason, training_mode
 from methods.data import Dataset
 from methods.errors import InputError, nearest
 from methods.training.checkpoint import BUFFERS, FILES, load_checkpoint
 
-_PROBE = 16
+_PROBE = 100
 """Test images that an external model is tried on."""
-_NOISE = 1e-5
-"""Difference of outputs, relative to the largest one, above which it is more than rounding."""
-_MIXED = 1e-3
-"""The same for an image alone and in a batch, where other kernels round differently."""
+_REFUSED = ("forward pass", "output shape", "finite outputs")
+"""Findings that leave nothing to evaluate."""
 
 
 @dataclass(frozen=True)
@@ -118,15 +117,10 @@ def from_factory(spec: str, weights: Path | None, dataset: Dataset, device: torc
     Raises:
         InputError: what is named does not exist, does not load, or is no classifier of this data set.
     """
-    # Factories seed and draw, and so do models in the forward pass.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        factory = _factory(spec)
-        model = _made(spec, factory, dataset.num_classes)
-        if weights is not None:
-            _load_weights(model, weights)
-        training = any(module.training for module in model.modules())
-        model = model.to(device).float().eval()
-        flags = ["the model was in training mode"] * training + _examine(model, dataset, device)
+    factory, model = _made(spec, weights, dataset.num_classes, device)
+    found = training_mode(model)
+    flags = [] if found.fine else [found.sentence]
+    flags += [flag for flag in _examine(model.eval(), dataset, device) if flag not in flags]
     return Subject(
         name=spec.rsplit("/", 1)[-1].replace(".py:", ":"),
         model=model,
@@ -139,6 +133,21 @@ def from_factory(spec: str, weights: Path | None, dataset: Dataset, device: torc
         metadata={"factory": spec, "weights": None if weights is None else str(weights)},
         flags=flags,
     )
+
+
+def make_model(spec: str, weights: Path | None, num_classes: int, device: torch.device) -> nn.Module:
+    """Make a stranger's model and return it in float32 in the mode its factory left it, whatever it is good for.
+
+    Args:
+        spec: as for :func:`from_factory`.
+        weights: as for :func:`from_factory`.
+        num_classes: what a factory that asks for it gets.
+        device: where the model is put.
+
+    Raises:
+        InputError: what is named does not exist, does not load, or is no ``nn.Module``.
+    """
+    return _made(spec, weights, num_classes, device)[1]
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -180,7 +189,7 @@ def _file_module(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise InputError(f"{path} does not load: {_reason(error)}.") from error
+        raise InputError(f"{path} does not load: {reason(error)}.") from error
     finally:
         sys.path.remove(str(path.resolve().parent))
     return module
@@ -190,22 +199,29 @@ def _named_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
-        raise InputError(f'The module "{name}" does not import: {_reason(error)}.') from error
+        raise InputError(f'The module "{name}" does not import: {reason(error)}.') from error
 
 
-def _made(spec: str, factory: Callable[..., Any], num_classes: int) -> nn.Module:
-    try:
-        parameters = inspect.signature(factory).parameters
-    except (TypeError, ValueError):
-        parameters = {}
-    arguments = {"num_classes": num_classes} if "num_classes" in parameters else {}
-    try:
-        model = factory(**arguments)
-    except (Exception, SystemExit) as error:
-        raise InputError(f"{spec} failed to make a model: {_reason(error)}.") from error
-    if not isinstance(model, nn.Module):
-        raise InputError(f"{spec} returned no torch.nn.Module, but an object of type {type(model).__name__}.")
-    return model
+def _made(
+    spec: str, weights: Path | None, num_classes: int, device: torch.device
+) -> tuple[Callable[..., Any], nn.Module]:
+    # Factories seed and draw.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        factory = _factory(spec)
+        try:
+            parameters = inspect.signature(factory).parameters
+        except (TypeError, ValueError):
+            parameters = {}
+        arguments = {"num_classes": num_classes} if "num_classes" in parameters else {}
+        try:
+            model = factory(**arguments)
+        except (Exception, SystemExit) as error:
+            raise InputError(f"{spec} failed to make a model: {reason(error)}.") from error
+        if not isinstance(model, nn.Module):
+            raise InputError(f"{spec} returned no torch.nn.Module, but an object of type {type(model).__name__}.")
+        if weights is not None:
+            _load_weights(model, weights)
+    return factory, model.to(device).float()
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
@@ -219,7 +235,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     except pickle.UnpicklingError as error:
         raise InputError(f"{path} holds more than tensors, or is no weights file, and is not unpickled.") from error
     except Exception as error:
-        raise InputError(f"{path} is truncated or no weights file: {_reason(error)}.") from error
+        raise InputError(f"{path} is truncated or no weights file: {reason(error)}.") from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -229,40 +245,22 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     try:
         unfit = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise InputError(f"The weights in {path} do not fit the model: {_reason(error)}.") from error
+        raise InputError(f"The weights in {path} do not fit the model: {reason(error)}.") from error
     for kind, names in (("lack", unfit.missing_keys), ("have the unexpected", unfit.unexpected_keys)):
         if names:
             raise InputError(f'The weights in {path} {kind} "{names[0]}" ({len(names)} such keys).')
 
 
-@torch.no_grad()
 def _examine(model: nn.Module, dataset: Dataset, device: torch.device) -> list[str]:
-    """Return reasons to doubt the model, from its outputs on the first test images."""
-    x = dataset.test.unit(slice(0, _PROBE)).to(device)
-    try:
-        first, second, alone = model(x), model(x), model(x[:1])
-    except Exception as error:
-        raise InputError(f"The model does not classify images {list(x.shape)}: {_reason(error)}.") from error
-    if not isinstance(first, Tensor):
-        raise InputError(f"The model returns a {type(first).__name__}, not logits; let the factory wrap it.")
-    wanted = [len(x), dataset.num_classes]
-    if list(first.shape) != wanted:
-        raise InputError(f"The model's outputs are {list(first.shape)}; {dataset.name} wants logits {wanted}.")
-    first, second, alone = first.float(), second.float(), alone.float()
-    flags = []
-    if not bool(first.isfinite().all()):
-        flags.append("outputs are not finite (NaN or infinite)")
-        return flags
-    scale = max(1.0, float(first.abs().max()))
-    rows_sum_to_one = torch.allclose(first.sum(1), torch.ones(len(x), device=device), atol=1e-4)
-    if rows_sum_to_one and float(first.min()) >= -1e-5 and float(first.max()) <= 1 + 1e-5:
-        flags.append("outputs look like probabilities, not logits")
-    noise = float((first - second).abs().max())
-    if noise > _NOISE * scale:
-        flags.append(f"two forward passes on the same images differ by {noise:.2g} (the model draws noise?)")
-    elif (mixed := float((first[:1] - alone).abs().max())) > _MIXED * scale:
-        flags.append(f"an image's outputs differ by {mixed:.2g} alone and in a batch (batch statistics?)")
-    return flags
+    """Return reasons to doubt the model, from what the probes find on the first test images."""
+    if len(dataset.test) == 0:
+        raise InputError(f"{dataset.name} has no test images.")
+    x, y = dataset.test.unit(slice(0, _PROBE)).to(device), dataset.test.labels[:_PROBE].to(device)
+    findings = [found for found in probe(model, x, y, dataset.num_classes, wanted_by=dataset.name) if not found.fine]
+    for found in findings:
+        if found.name in _REFUSED:
+            raise InputError(f"{found.sentence[0].upper()}{found.sentence[1:]}.")
+    return [found.sentence for found in findings]
 
 
 def _code_digest(spec: str, factory: Callable[..., Any], model: nn.Module) -> str:
@@ -278,9 +276,3 @@ def _code_digest(spec: str, factory: Callable[..., Any], model: nn.Module) -> st
             continue
     contents = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file())
     return hashlib.sha256(json.dumps([spec.rpartition(":")[2], contents]).encode()).hexdigest()
-
-
-def _reason(error: BaseException) -> str:
-    """Return an error as part of a sentence."""
-    text = " ".join(str(error).split()).rstrip(".")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from benchmark.subject import Subject, from_checkpoint, from_factory, weights_digest
+from benchmark.subject import Subject, from_checkpoint, from_factory, make_model, weights_digest
 from methods.backbones import BackboneConfig, build
 from methods.data import Dataset
 from methods.errors import InputError
@@ -35,6 +36,11 @@ def make():
     torch.manual_seed(0)
     return Net().eval()
 """
+
+SHIFTED = GOOD.replace("(x.flatten(1))", "(x.flatten(1) - self.shift)").replace(
+    "        self.linear", "        self.shift = 0.0\n        self.linear"
+)
+"""Weights of a linear model on images in [-1,1]."""
 
 
 @pytest.fixture
@@ -94,7 +100,7 @@ def test_file_may_import_its_neighbours(written: Callable[..., str], dataset: Da
         ("return nn.Sequential(make(), nn.Dropout(0.5).train())", "the model was in training mode"),
         ("return nn.Sequential(make(), Noise()).eval()", "the model draws noise?"),
         ("return nn.Sequential(make(), Batch()).eval()", "alone and in a batch"),
-        ("net = make(); net.linear.bias.data.fill_(float('nan')); return net", "not finite"),
+        ("return nn.Sequential(make(), Quantised()).eval()", "no gradient reaches the input"),
     ],
 )
 def test_doubtful_models_are_flagged_and_evaluated(
@@ -109,12 +115,47 @@ class Batch(nn.Module):
     def forward(self, z):
         return z - z.mean(0)
 
+class Quantised(nn.Module):
+    def forward(self, z):
+        return z.detach().mul(8).round()
+
 def doubtful():
     {body}
 """
     subject = from_factory(written(more, "doubtful"), None, dataset, CPU)
     (found,) = subject.flags
     assert flag in found
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_outputs_that_are_not_finite_are_refused(written: Callable[..., str], dataset: Dataset, value: str) -> None:
+    more = f"def sick():\n    net = make(); net.linear.bias.data.fill_(float('{value}')); return net\n"
+    with pytest.raises(InputError) as caught:
+        from_factory(written(more, "sick"), None, dataset, CPU)
+    sentence = "The model's outputs are not finite (NaN or infinite) on 100 % of 16 images."
+    assert str(caught.value) == sentence
+
+
+def test_model_that_expects_another_domain_is_flagged(written: Callable[..., str], toy: Any, tmp_path: Path) -> None:
+    toy = toy(images=60)
+    save_file({"linear.weight": toy.weight.T.contiguous(), "linear.bias": torch.zeros(4)}, tmp_path / "w.safetensors")
+    pixels = written("def pixels():\n    net = make(); net.shift = 0.5; return net\n", "pixels", SHIFTED)
+    assert from_factory(pixels, tmp_path / "w.safetensors", toy.dataset, CPU).flags == []
+    (flag,) = from_factory(written(good=SHIFTED), tmp_path / "w.safetensors", toy.dataset, CPU).flags
+    assert flag.startswith("the model expects inputs in [-1,1], not [0,1]: it is right on 96.7 % there and on ")
+
+
+def test_data_without_test_images_are_refused(written: Callable[..., str], dataset: Dataset) -> None:
+    empty = dataclasses.replace(dataset, test=dataset.test.select(slice(0, 0)))
+    with pytest.raises(InputError, match="toy has no test images"):
+        from_factory(written(), None, empty, CPU)
+
+
+def test_model_can_be_made_without_being_tried(written: Callable[..., str]) -> None:
+    spec = written("def sick(num_classes):\n    return nn.Sequential(Net(7), nn.Dropout())\n", "sick")
+    model = make_model(spec, None, 4, CPU)
+    assert model.training
+    assert model(torch.rand(2, 1, 6, 6)).shape == (2, 7)
 
 
 @pytest.mark.parametrize(
