@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -55,7 +55,8 @@ Energy = Callable[[Tensor, Tensor], Tensor]
 NAME = "generation"
 VERSION = 1
 BUFFER = "buffer"
-SOURCES = ("class_gaussian", "uniform", "pca", BUFFER)
+Source = Literal["class_gaussian", "uniform", "pca", "buffer"]
+SOURCES: tuple[str, ...] = get_args(Source)
 """Where images come from, in the order in which they are shown."""
 _GOOD_JUDGE = 90
 """Percent of test images below which the judge itself is in doubt."""
@@ -112,7 +113,7 @@ COLUMNS = {
 
 def conditions(data: Shards) -> dict[str, Any]:
     """Return what else decides the outcomes: training images, judge, buffer, and what the checkpoint says of itself."""
-    dataset, subject, config = _dataset(data), data.subject, data.protocol.config(NAME)
+    dataset, subject, config = whole(data), data.subject, data.protocol.config(NAME)
     buffer = subject.buffer
     return {
         "train": dataset.train.digest,
@@ -140,28 +141,86 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
         InputError: no start can be fitted, and there is no buffer.
         FloatingPointError: the energy of a test image is not finite.
     """
-    config, dataset = protocol.config(NAME), _dataset(data)
-    flags: list[str] = []
-    judge = _judge(dataset, subject.device, flags)
-    starts, buffer = _starts(config, dataset, subject.device, flags), _buffer(data, flags)
-    if not starts and buffer is None:
-        raise InputError(f"Nothing can be generated: {flags[-1]}")
-    arrays = data.map(_Generator(data, config, starts, buffer, judge))
-    sampler = _sampler(subject, config)
+    make, flags = _generator(data)
+    dataset, judge = whole(data), make.judge
+    arrays = data.map(make)
     values: dict[str, Value] = {
-        "energy": _energy_name(subject, config),
-        "mode": _mode(subject, config),
-        **{name: getattr(sampler, name) for name in ("steps", "step_size", "clip", "noise")},
+        **_chains(data),
         "judge": None if judge is None else judge.name,
         "judge_accuracy": None if judge is None else judge.accuracy(dataset.test),
         "energy_real": _mean(arrays["energy_real"]),
     }
     reference = reference_thumbnails(dataset.train.images)
-    for source in (*starts, *(() if buffer is None else (BUFFER,))):
+    for source in make.sources:
         values |= _values(source, arrays, reference)
     flags += _doubts(values, arrays)
     kept = {name: array for name, array in arrays.items() if not name.startswith(_THUMBNAILS)}
     return data.finish(kept, values, flags)
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images that this metric keeps from one source, for metrics that measure them."""
+
+    data: Shards
+    source: Source
+    start: Start | None
+    """Where the chains began; None for the buffer."""
+    identity: dict[str, Any]
+    flags: list[str]
+    """Doubts about the source."""
+
+    def __call__(self, shard: Shard) -> Tensor:
+        """Return the images of a shard, uint8 [B,C,H,W] on the CPU."""
+        stored = self.data.store.load_shard(self.identity, shard.index, len(shard.y))
+        if stored is None:
+            raise RuntimeError(f"The store has lost the generated images of shard {shard.index}.")
+        return torch.from_numpy(stored[f"images_{self.source}"])
+
+    def untouched(self, shard: Shard) -> Tensor | None:
+        """Return the starts of a shard's chains as images, uint8 [B,C,H,W]."""
+        return None if self.start is None else rounded(self.start.sample(shard.y, shard.generator(NAME, self.source)))
+
+    @property
+    def passport(self) -> dict[str, Value]:
+        """Where they come from, and how the chains ran; of the buffer's, only that they are its."""
+        return {"start": self.source} | ({} if self.start is None else _chains(self.data))
+
+
+def images(data: Shards, source: Source) -> Images:
+    """Generate what the store does not hold yet, in this metric's name, and return the images of a source.
+
+    Raises:
+        InputError: the source gave none.
+    """
+    own = data.of(NAME)
+    make, flags = _generator(own)
+    doubts = [flag for flag in flags if flag.startswith(f"{source}: ")]
+    if source not in make.sources:
+        reason = doubts[0] if doubts else f"{source}: the protocol has no such start, or the checkpoint no buffer."
+        raise InputError(f"No images to measure. {reason}")
+    own.map(make)
+    return Images(own, source, make.starts.get(source), own.identity, doubts)
+
+
+def _generator(data: Shards) -> tuple[_Generator, list[str]]:
+    config, dataset = data.protocol.config(NAME), whole(data)
+    flags: list[str] = []
+    judge = _judge(dataset, data.subject.device, flags)
+    starts, buffer = _starts(config, dataset, data.subject.device, flags), _buffer(data, flags)
+    if not starts and buffer is None:
+        raise InputError(f"Nothing can be generated: {flags[-1]}")
+    return _Generator(data, config, starts, buffer, judge), flags
+
+
+def _chains(data: Shards) -> dict[str, Value]:
+    subject, config = data.subject, data.protocol.config(NAME)
+    sampler = _sampler(subject, config)
+    return {
+        "energy": _energy_name(subject, config),
+        "mode": _mode(subject, config),
+        **{name: getattr(sampler, name) for name in ("steps", "step_size", "clip", "noise")},
+    }
 
 
 @dataclass(frozen=True)
@@ -173,6 +232,10 @@ class _Generator:
     starts: dict[str, Start]
     buffer: Tensor | None
     judge: Judge | None
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (*self.starts, *(() if self.buffer is None else (BUFFER,)))
 
     def __call__(self, shard: Shard) -> Arrays:
         subject, config = self.data.subject, self.config
@@ -217,7 +280,8 @@ class _Generator:
         return seen
 
 
-def _dataset(data: Shards) -> Dataset:
+def whole(data: Shards) -> Dataset:
+    """Return the whole data set: starts are fitted to its training split."""
     if data.dataset is None:
         raise RuntimeError("Generation needs the whole data set: its starts are fitted to the training split.")
     return data.dataset
