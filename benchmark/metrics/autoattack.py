@@ -1,26 +1,20 @@
 """AutoAttack *standard* (Croce & Hein 2020), as published: the `pyautoattack` package, called once per shard.
 
 APGD-CE, targeted APGD-DLR, targeted FAB and Square run in a cascade, each on the images that are still
-correct. The package is watched from outside and not changed: every verdict is its own. What is ours: an
-explicit seed per shard (its default is the clock), the device (its default is the CPU), K - 1 targets where
-there are fewer than ten classes (its nine do not exist then), a perturbation that is measured again, and its
-warnings kept as flags. Its warning that Square helped is about one shard, where one image makes 1 %; it is
-replaced by the same test over all images.
+correct. The package is watched from outside and not changed: every verdict is its own. What is ours is said in
+:mod:`benchmark.single_attacks`. Warnings of the package become flags; the one that Square helped is about one
+shard, where one image makes 1 %, and is replaced by the same test over all images.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from pyautoattack import AutoAttack, checks
+from pyautoattack import AutoAttack
 from torch import Tensor
 
 from benchmark import evidence
@@ -29,6 +23,7 @@ from benchmark.protocol import Protocol
 from benchmark.results import Measurement, Value
 from benchmark.schema import Strict
 from benchmark.shards import Shard, Shards, counted, percent, standard_error
+from benchmark.single_attacks import adversary, contained, distances
 from benchmark.store import Arrays
 from benchmark.subject import Subject
 from methods.errors import InputError
@@ -42,14 +37,19 @@ CLEAN_ERROR, ROBUST = -1, 0
 """Values of ``broken_by`` beside 1, 2, ...: the position of the breaking attack in :data:`ATTACKS`."""
 _SQUARE_POINTS = 0.2
 """Loss of accuracy to Square, in points, that AutoAttack's authors take as a sign of masked gradients."""
-_SLACK = 1e-5
 
 
 class Config(Strict):
     """Nothing to set: the standard version is defined by having nothing to set."""
 
 
-COLUMNS = {"autoattack": Column("accuracy", "accuracy under AutoAttack standard, %")}
+COLUMNS = {
+    "autoattack": Column("accuracy", "accuracy under AutoAttack standard, %"),
+    **{
+        f"cascade_{name}": Column(f"after_{name}", f"cascade: accuracy after {title} and the attacks before it, %")
+        for name, title in zip(ATTACKS, ("APGD-CE", "APGD-T", "FAB-T", "Square"), strict=True)
+    },
+}
 
 
 def conditions(data: Shards) -> dict[str, Any]:
@@ -65,6 +65,19 @@ def verdicts(samples: Arrays) -> dict[str, np.ndarray]:
     return {"accuracy": broken_by == ROBUST} | dict(zip(names, after, strict=True))
 
 
+def check(subject: Subject) -> None:
+    """Refuse a subject of fewer than 4 classes, for which the targeted DLR loss is not defined.
+
+    Raises:
+        InputError: it has fewer.
+    """
+    if subject.num_classes < 4:
+        raise InputError(
+            "AutoAttack standard compares four logits (targeted DLR loss), but there are "
+            f"{subject.num_classes} classes; measure without it, such as --metrics clean,pgd20."
+        )
+
+
 def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     """Measure accuracy in percent, clean, after each attack of the cascade, and after all.
 
@@ -76,11 +89,7 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
         InputError: fewer than 4 classes, for which the targeted DLR loss is not defined.
         RuntimeError: what comes back is outside the threat model, or NaN.
     """
-    if subject.num_classes < 4:
-        raise InputError(
-            "AutoAttack standard compares four logits (targeted DLR loss), but there are "
-            f"{subject.num_classes} classes."
-        )
+    check(subject)
     threat = ThreatModel.parse(protocol.threat)
     arrays = data.map(lambda shard: _attack(subject, threat, shard, min(data.batch_size, len(shard.y))))
 
@@ -102,31 +111,17 @@ def _attack(subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int
     x, y = shard.x, shard.y
     with torch.no_grad():
         subject.logits(x, batch_size)  # refuses NaN, which AutoAttack would count as robust or broken by chance
-    with _contained() as messages:
-        adversary = AutoAttack(
-            subject.model,
-            norm=threat.norm,
-            eps=threat.radius,
-            seed=shard.seed(NAME),
-            device=subject.device,
-            version="standard",
-        )
-        targets = min(adversary.apgd_targeted.n_target_classes, subject.num_classes - 1)
-        adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = targets
-        watch = _Watch(adversary, len(y), batch_size)
-        x_adv, y_adv = adversary.run_standard_evaluation(x, y, batch_size=batch_size)
+    with contained() as messages:
+        attacker = adversary(subject, threat, shard)
+        watch = _Watch(attacker, len(y), batch_size)
+        x_adv, y_adv = attacker.run_standard_evaluation(x, y, batch_size=batch_size)
 
     broken_by = watch.broken_by(y.cpu())
     if not torch.equal(broken_by == ROBUST, (y_adv == y).cpu()):
         raise RuntimeError("AutoAttack's verdicts do not agree with the attacks seen; its version may be unsupported")
-    perturbation = threat.distance(x_adv, x)
-    outside = bool((x_adv < 0).any()) or bool((x_adv > 1).any())
-    if not bool((perturbation <= threat.radius + _SLACK).all()) or outside:
-        largest = float(perturbation.max())
-        raise RuntimeError(f"AutoAttack left the threat model: NaN, outside [0, 1], or {largest:.6f} from the image")
     return {
         "broken_by": broken_by.numpy(),
-        "perturbation": perturbation.cpu().numpy(),
+        "perturbation": distances(threat, x_adv, x).cpu().numpy(),
         **evidence.encode(subject, threat, x, y, x_adv, (broken_by > ROBUST).to(x.device), batch_size),
         "shard_warnings": np.array(messages, dtype=np.str_),
         **{f"shard_seconds_{name}": np.array([spent]) for name, spent in zip(ATTACKS, watch.seconds, strict=True)},
@@ -191,43 +186,3 @@ class _Watch:
                 attacked = (result == ROBUST).nonzero().squeeze(1)
                 result[attacked[torch.cat(predictions) != y[attacked]]] = position + 1
         return result
-
-
-@contextmanager
-def _contained() -> Iterator[list[str]]:
-    """Collect AutoAttack's warnings, and undo what it does to the process.
-
-    It switches any debugger or coverage tool off, and counts gradient calls in a global that is never reset, so
-    that one dynamic defence would taint every later model. (:class:`Shards` undoes its reseeding.)
-    """
-    messages: list[str] = []
-    logger = logging.getLogger("auto-attack")
-    before = logger.handlers, logger.level, logger.propagate, logger.disabled
-    handler = _Collector(messages)
-    tracer, calls = sys.gettrace(), dict(checks.funcs)
-    try:
-        logger.handlers, logger.propagate, logger.disabled = [handler], False, False
-        logger.setLevel(logging.WARNING)
-        checks.funcs.update(dict.fromkeys(checks.funcs, 0))
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            yield messages
-        messages.extend(f"{warning.category.__name__}: {warning.message}" for warning in caught)
-    finally:
-        logger.handlers, level, logger.propagate, logger.disabled = before
-        logger.setLevel(level)
-        checks.funcs.update(calls)
-        sys.settrace(tracer)
-
-
-class _Collector(logging.Handler):
-    """Keeps what is logged, save the one warning that :func:`measure` replaces."""
-
-    def __init__(self, messages: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self._messages = messages
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = " ".join(record.getMessage().split())
-        if not text.startswith("Square Attack has decreased"):
-            self._messages.append(text)

@@ -17,6 +17,7 @@ from benchmark.protocol import Protocol
 from benchmark.results import Measurement
 from benchmark.runner import evaluate
 from benchmark.store import Arrays, Store
+from methods.errors import InputError
 from methods.primitives.random import derive
 from methods.primitives.threat import ThreatModel
 
@@ -87,6 +88,9 @@ def test_every_verdict_agrees_with_pyautoattack_called_directly(
         assert f"{accuracy:.2f}%" in line
         assert isinstance(seconds := measurement.values[f"seconds_{name}"], float)
         assert seconds > 0
+        column = autoattack.COLUMNS[f"cascade_{name}"]
+        assert measurement.values[column.value] == accuracy
+        assert column.meaning.startswith("cascade: ")
     assert (samples["broken_by"] == -1).tolist() == [True, True, *[False] * 6]
     assert measurement.values["clean_accuracy"] == pytest.approx(100 * 6 / 8)
     assert measurement.values["accuracy"] == pytest.approx(100 * int(robust.sum()) / 8)
@@ -213,11 +217,12 @@ def test_square_that_helps_is_flagged_once_over_all_images(toy: Any, protocol: P
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_too_few_classes_are_a_clear_failure(toy: Any, protocol: Protocols, store: Store, classes: int) -> None:
+def test_too_few_classes_are_refused_before_any_work(toy: Any, protocol: Protocols, store: Store, classes: int) -> None:
     made = toy(classes=classes)
-    results = evaluate(made.subject(), made.dataset, protocol(metrics={"autoattack": {}}), store=store, progress=False)
-    assert results["autoattack"].status == "failed"
-    assert f"there are {classes} classes" in str(results["autoattack"].error)
+    only = protocol(metrics={"autoattack": {}})
+    with pytest.raises(InputError, match=rf"four logits .* there are {classes} classes; .* --metrics clean,pgd20"):
+        evaluate(made.subject(), made.dataset, only, store=store, progress=False)
+    assert not store.root.exists()
 
 
 @pytest.mark.parametrize("classes", [4, 12])

@@ -1,0 +1,156 @@
+"""The attacks of AutoAttack (Croce & Hein 2020) one at a time, by the `pyautoattack` package.
+
+What AutoAttack and its attacks have in common here: an explicit seed per shard (the package's default is the clock),
+the device (its default is the CPU), K - 1 targets where there are fewer than ten classes (its nine do not exist
+then), its warnings collected, its traces in the process undone, and a perturbation that is measured again.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from pyautoattack import AutoAttack, checks
+from torch import Tensor
+
+from benchmark.shards import Shard
+from benchmark.subject import Subject
+from methods.errors import InputError
+from methods.primitives.threat import ThreatModel
+
+NAMES = ("apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square")
+STREAM = "autoattack"
+"""Of the seeds: AutoAttack's own, so that its first attack and the same one alone find the same images."""
+_CLASSES = {"apgd_dlr": (3, "DLR loss"), "apgd_t": (4, "targeted DLR loss")}
+"""How many logits an attack compares, and in what."""
+_SLACK = 1e-5
+
+
+def check(subject: Subject, attacks: Sequence[str]) -> None:
+    """Refuse attacks that are not defined for so few classes.
+
+    Raises:
+        InputError: the DLR loss compares three logits, the targeted one four, and the subject has fewer.
+    """
+    for name in attacks:
+        needed, loss = _CLASSES.get(name, (0, ""))
+        if subject.num_classes < needed:
+            raise InputError(
+                f"{name} compares {needed} logits ({loss}), but there are {subject.num_classes} classes; measure "
+                "without it, such as --metrics clean,pgd20."
+            )
+
+
+def attack(
+    name: str, subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int, *, queries: int | None = None
+) -> tuple[Tensor, list[str]]:
+    """Return what :func:`judged` does, without the predictions."""
+    x_adv, _, messages = judged(name, subject, threat, shard, batch_size, queries=queries)
+    return x_adv, messages
+
+
+def judged(
+    name: str, subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int, *, queries: int | None = None
+) -> tuple[Tensor, Tensor, list[str]]:
+    """Attack every correctly classified image of a shard with one attack, under AutoAttack's standard settings.
+
+    Args:
+        name: of :data:`NAMES`; ``apgd_dlr`` has the settings of ``apgd_ce``.
+        subject: the model, frozen and in eval mode.
+        threat: the threat model.
+        shard: the images.
+        batch_size: images a forward pass; it decides how the random numbers are dealt out.
+        queries: of Square; None: the standard 5,000.
+
+    Returns:
+        x_adv [B,C,H,W], the image itself where the attack failed or the image is wrong already; the class the package
+        saw in each [B]; and its warnings.
+
+    Raises:
+        FloatingPointError: a logit is NaN or infinite.
+        RuntimeError: what comes back is outside the threat model, or NaN.
+    """
+    batch_size = min(batch_size, len(shard.y))
+    with torch.no_grad():
+        subject.logits(shard.x, batch_size)  # refuses NaN, which the package would count as robust or broken by chance
+    with contained() as messages:
+        attacker = adversary(subject, threat, shard)
+        attacker.attacks_to_run = [name.replace("_", "-")]
+        if queries is not None:
+            attacker.square.n_queries = queries
+        x_adv, y_adv = attacker.run_standard_evaluation(shard.x, shard.y, batch_size=batch_size)
+    distances(threat, x_adv, shard.x)
+    return x_adv, y_adv, messages
+
+
+def adversary(subject: Subject, threat: ThreatModel, shard: Shard) -> AutoAttack:
+    """Make AutoAttack *standard* for a shard."""
+    made = AutoAttack(
+        subject.model,
+        norm=threat.norm,
+        eps=threat.radius,
+        seed=shard.seed(STREAM),
+        device=subject.device,
+        version="standard",
+    )
+    targets = min(made.apgd_targeted.n_target_classes, subject.num_classes - 1)
+    made.apgd_targeted.n_target_classes = made.fab.n_target_classes = targets
+    return made
+
+
+def distances(threat: ThreatModel, x_adv: Tensor, x: Tensor) -> Tensor:
+    """Return the size of each perturbation [B].
+
+    Raises:
+        RuntimeError: one is outside the threat model, or NaN.
+    """
+    perturbation = threat.distance(x_adv, x)
+    outside = bool((x_adv < 0).any()) or bool((x_adv > 1).any())
+    if not bool((perturbation <= threat.radius + _SLACK).all()) or outside:
+        largest = float(perturbation.max())
+        raise RuntimeError(f"AutoAttack left the threat model: NaN, outside [0, 1], or {largest:.6f} from the image")
+    return perturbation
+
+
+@contextmanager
+def contained() -> Iterator[list[str]]:
+    """Collect the package's warnings, and undo what it does to the process.
+
+    It switches any debugger or coverage tool off, and counts gradient calls in a global that is never reset, so
+    that one dynamic defence would taint every later model. (:class:`benchmark.shards.Shards` undoes its reseeding.)
+    """
+    messages: list[str] = []
+    logger = logging.getLogger("auto-attack")
+    before = logger.handlers, logger.level, logger.propagate, logger.disabled
+    handler = _Collector(messages)
+    tracer, calls = sys.gettrace(), dict(checks.funcs)
+    try:
+        logger.handlers, logger.propagate, logger.disabled = [handler], False, False
+        logger.setLevel(logging.WARNING)
+        checks.funcs.update(dict.fromkeys(checks.funcs, 0))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield messages
+        messages.extend(f"{warning.category.__name__}: {warning.message}" for warning in caught)
+    finally:
+        logger.handlers, level, logger.propagate, logger.disabled = before
+        logger.setLevel(level)
+        checks.funcs.update(calls)
+        sys.settrace(tracer)
+
+
+class _Collector(logging.Handler):
+    """Keeps what is logged, save the one warning that :mod:`benchmark.metrics.autoattack` replaces."""
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = " ".join(record.getMessage().split())
+        if not text.startswith("Square Attack has decreased"):
+            self._messages.append(text)
