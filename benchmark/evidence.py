@@ -70,8 +70,12 @@ def shifted(x: Tensor, delta: Tensor, threat: ThreatModel) -> Tensor:
 
 @torch.no_grad()
 def margin(subject: Subject, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
+    """Return [B]: :func:`logit_margin` of the images ``x`` [B,C,H,W]."""
+    return logit_margin(subject.logits(x, batch_size), y)
+
+
+def logit_margin(logits: Tensor, y: Tensor) -> Tensor:
     """Return [B]: the logit of ``y`` minus the largest other one, over the largest size of any; negative = wrong."""
-    logits = subject.logits(x, batch_size)
     own = logits.gather(1, y[:, None]).squeeze(1)
     others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
     return (own - others) / logits.abs().amax(1).clamp(min=1e-12)
