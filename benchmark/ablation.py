@@ -25,6 +25,7 @@ from benchmark.cells import (
     drop_pictures,
     experiments,
     identity,
+    latex,
     legend,
     markdown,
     mean,
@@ -46,7 +47,7 @@ SHOWN = (
 )
 """The columns that fit a terminal."""
 
-_REPLACED = ("table.csv", "table-*.csv", "table.md")
+_REPLACED = ("table.csv", "table-*.csv", "table.md", "table.tex", "table-*.tex")
 _LABEL = 44
 """Characters in a line of a label of the figure."""
 _MEASURED = ("clean", "pgd20", "autoattack", "energy_gap_mean")
@@ -152,6 +153,8 @@ def rebuild(folder: Path) -> list[Path]:
     texts = {name: content.to_csv(index=False, lineterminator="\n") for name, content in contents.items()}
     first = next(iter(tables))
     drawn = figure.is_file() and _text(folder / first) == texts[first]
+    for name, content in contents.items():
+        texts[f"{Path(name).stem}.tex"] = latex(list(content.columns), content.to_numpy().tolist()) + "\n"
     texts["table.md"] = _document(ablation, folder.name, entries, tables, contents)
     written = replace_files(folder, texts, _REPLACED)
     if not drawn:
@@ -183,11 +186,12 @@ def _table(ablation: Ablation, group: dict[Path, Entry]) -> pd.DataFrame:
 
 def _columns(ablation: Ablation, group: dict[Path, Entry]) -> list[str]:
     found = {metric for entry in group.values() for metric in entry.measurements}
-    extra = [name for name, (metric, _) in metric_columns().items() if metric in found and name not in _MEASURED]
+    left_out = (*_MEASURED, "energy_gap_std")
+    extra = [name for name, (metric, _) in metric_columns().items() if metric in found and name not in left_out]
     return [
         *("row", "dataset", "threat", "seeds"),
         *_MEASURED,
-        *(name for name in extra if name != "energy_gap_std"),
+        *(name for name in extra if not name.startswith("cascade_")),
         *_EPOCHS,
         *("restarts", "collapsed_at"),
         *_quoted(ablation),

@@ -9,15 +9,19 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 from tabulate import tabulate
 
 from benchmark import metrics as registry
+from benchmark import significance
 from benchmark.metrics import Column
-from benchmark.results import PICTURES, Entry, Value, picture_path
+from benchmark.results import PICTURES, Entry, Value, picture_path, unpack
 from methods.errors import InputError
 from methods.training.checkpoint import write_text
 
 ABSENT, FAILED = "-", "failed"
+SUSPECT = "suspect: "
+"""Beginning of what the metric masking says where it does not say "clear"; the names of its failed checks follow."""
 
 MEANINGS = {
     "seeds": "training runs behind the row; with several, cells are mean ± standard deviation (n - 1)",
@@ -170,13 +174,59 @@ def measured(runs: Sequence[Entry], column: str) -> str:
     found = values(runs, column)
     failed = found.count(FAILED)
     kept = numbers(runs, column)
-    if not kept:
-        words = sorted({value for value in found if isinstance(value, str) and value != FAILED})
-        return FAILED if failed else ", ".join(words) or ABSENT
-    text = mean(kept, metric_columns()[column][1].digits)
-    if len(kept) < len(runs):
-        text += f" ({len(kept)} of {len(runs)}{f', {failed} failed' if failed else ''})"
+    words = [value for value in found if isinstance(value, str) and value != FAILED]
+    if not kept and not words:
+        return FAILED if failed else ABSENT
+    text = mean(kept, metric_columns()[column][1].digits) if kept else _said(words)
+    if (known := len(kept or words)) < len(runs):
+        text += f" ({known} of {len(runs)}{f', {failed} failed' if failed else ''})"
     return text
+
+
+def _said(words: Sequence[str]) -> str:
+    """Return what the seeds' words come to; of suspicions, how many seeds have some, and which."""
+    suspected = [word.removeprefix(SUSPECT) for word in words if word.startswith(SUSPECT)]
+    if not suspected or len(words) == 1:
+        return ", ".join(dict.fromkeys(words))
+    names = dict.fromkeys(name for text in suspected for name in text.split(", "))
+    return f"suspect ({len(suspected)} of {len(words)} seeds): {', '.join(names)}"
+
+
+def verdicts(runs: Iterable[Entry], column: str) -> np.ndarray | None:
+    """Return the outcomes per image behind an accuracy, bool [seeds, n]; None where a seed that has it lacks them.
+
+    Raises:
+        InputError: those of an entry are damaged.
+    """
+    if column not in metric_columns():
+        return None
+    metric, place = metric_columns()[column]
+    found: list[np.ndarray] = []
+    for run in runs:
+        measurement = run.measurements.get(metric)
+        if measurement is None or not isinstance(measurement.values.get(place.value), int | float):
+            continue
+        if place.value not in measurement.verdicts:
+            return None
+        try:
+            found.append(unpack(measurement.verdicts[place.value], measurement.n))
+        except InputError as error:
+            raise InputError(f"{column} of {run.recipe}, seed {run.seed}: {error}") from error
+    return np.stack(found) if found and len({len(one) for one in found}) == 1 else None
+
+
+def interval(runs: Sequence[Entry], column: str) -> str:
+    """Return the cell with an accuracy's 95 % interval; ABSENT where there are no outcomes per image."""
+    found = verdicts(runs, column)
+    if found is None:
+        return ABSENT
+    low, high = significance.interval(found)
+    return span(f"{low:.2f}", f"{high:.2f}")
+
+
+def span(low: str, high: str) -> str:
+    """Return ``low–high``, or one of them where they are the same."""
+    return low if low == high else f"{low}–{high}"
 
 
 def mean(found: Sequence[float], digits: int) -> str:
@@ -185,10 +235,16 @@ def mean(found: Sequence[float], digits: int) -> str:
     return f"{text} ± {statistics.stdev(found):.{digits}f}" if len(found) > 1 else text
 
 
-def markdown(columns: Sequence[str], rows: list[list[str]]) -> str:
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table as GitHub's Markdown."""
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     return tabulate(escaped, headers=columns, tablefmt="github", disable_numparse=True)
+
+
+def latex(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table for LaTeX's booktabs."""
+    text = tabulate(rows, headers=columns, tablefmt="latex_booktabs", disable_numparse=True)
+    return text.replace("±", r"$\pm$").replace("–", "--")
 
 
 def card(group: dict[Path, Entry], file: str) -> str:

@@ -1,18 +1,20 @@
 """The tables: a pure function of leaderboards/<dataset>/<threat>/entries/*.json.
 
 A row is one experiment, with the mean over its seeds. Rows share a table only when their protocols have the
-same hash. The newest standard protocol gives leaderboard.csv, every other one leaderboard-<id>-<hash>.csv,
-and leaderboard.md shows all of them.
+same hash. The newest standard protocol gives leaderboard.csv, every other one leaderboard-<id>-<hash>.csv;
+beside each lies the same as .tex, with the columns that a paper prints, and leaderboard.md shows all of them.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from benchmark import ablation
@@ -25,14 +27,19 @@ from benchmark.cells import (
     drop_pictures,
     experiments,
     identity,
+    interval,
+    latex,
     legend,
     markdown,
     measured,
     metric_columns,
     numbers,
     replace_files,
+    span,
+    verdicts,
 )
 from benchmark.results import ABLATIONS, Entry, read_entries
+from benchmark.significance import places
 
 COLUMNS = (
     *(
@@ -51,9 +58,13 @@ COLUMNS = (
     *("energy_gap_mean", "energy_gap_std", "masking", "reported_clean", "reported_autoattack", "protocol"),
     *("architecture", "n", "partial", "restarts", "collapsed_at"),
     *("config_digest", "overrides", "budget", "selection", "flags"),
+    *("rank_interval", "tie", "clean_interval", "pgd20_interval", "autoattack_interval"),
+    *("kid", "fid_ref", "energy_overlap", "eot_pgd", "transfer"),
 )
+"""Of every table. Where an entry has them measured, the further columns of its metrics follow."""
 SHOWN = (
     "rank",
+    "tie",
     "method",
     "seeds",
     "clean",
@@ -67,10 +78,47 @@ SHOWN = (
     "overrides",
 )
 """The columns that fit a terminal."""
+_REPLACED = ("leaderboard.md", *(f"leaderboard{rest}.{kind}" for rest in ("", "-*") for kind in ("csv", "tex")))
 _RANKED_BY = ("autoattack", "pgd20", "clean")
+_INTERVALS = {f"{column}_interval": column for column in ("clean", "pgd20", "autoattack")}
+
+_MAIN = (
+    *("rank", "rank_interval", "tie", "method", "seeds", "clean", "pgd20", "autoattack"),
+    *("fid", "fid_ref", "energy_gap_mean", "masking", "partial"),
+)
+_GENERATION = (
+    *("fid", "inception_score", "kid", "fid_ref", "generation_agreement", "generation_agreement_start"),
+    *("energy_gap_mean", "energy_gap_std", "energy_overlap"),
+)
+_SETTINGS = (
+    *("reported_clean", "reported_autoattack", "architecture", "n", "partial", "restarts", "collapsed_at"),
+    *("config_digest", "overrides", "budget", "selection", "flags"),
+)
+_HEADING = ("dataset", "threat", "protocol")
+"""The same in all rows, and said above the table."""
+_PAPER = {
+    "method": "Method",
+    "clean": "Clean (%)",
+    "pgd20": "PGD-20 (%)",
+    "autoattack": "AutoAttack (%)",
+    "fid": "FID",
+    "fid_ref": "FID, reference network",
+    "masking": "Masking",
+    "tie": "Ties",
+    "partial": "Images",
+}
+_ALWAYS = ("rank", "rank_interval", "tie", "method", "seeds", "clean", "pgd20", "autoattack")
+"""Shown in leaderboard.md and .tex even where no row has anything in them."""
 
 _MEANINGS = {
     "rank": "among rows measured on the same number of images, by autoattack, then pgd20, then clean",
+    "rank_interval": "ranks that the outcomes per image leave possible, with 95 % confidence for all rows at once: "
+    "behind those that are significantly better, before those that are significantly worse",
+    "tie": "rows differ significantly unless they share a letter: paired tests on the column that ranks them, over "
+    "images, and over seeds where there are several (one seed stands for its checkpoint alone), corrected for the "
+    "number of pairs; rows ranked by another column or on another number of images have letters of their own",
+    "*_interval": "95 % interval of the accuracy: over images (Wilson) for one seed, which says nothing of how "
+    "training varies; over images and seeds (Student) for several",
     "reported_*": "as published; the settings are those of the publication, not of this row",
 }
 
@@ -88,7 +136,7 @@ def rebuild(leaderboards: Path) -> list[Path]:
     written: list[Path] = []
     for folder in sorted(path.parent for path in leaderboards.glob("*/*/entries") if path.is_dir()):
         entries = read_entries(folder)
-        written += replace_files(folder, _tables(entries), ("leaderboard.csv", "leaderboard-*.csv", "leaderboard.md"))
+        written += replace_files(folder, _tables(entries), _REPLACED)
         drop_pictures(folder, entries)
     for folder in sorted(path.parent for path in leaderboards.glob(f"*/*/{ABLATIONS}/*/entries") if path.is_dir()):
         written += ablation.rebuild(folder)
@@ -110,27 +158,99 @@ def _tables(entries: dict[Path, Entry]) -> dict[str, str]:
     """Return file name -> content for the entries of one data set and threat model."""
     files: dict[str, str] = {}
     sections: list[str] = []
+    shown: set[str] = set()
     for name, group in by_protocol(entries, "leaderboard").items():
-        rows = _rows(group)
-        files[name] = pd.DataFrame(rows, columns=pd.Index(COLUMNS)).to_csv(index=False, lineterminator="\n")
-        protocol = next(iter(group.values())).protocol
-        sections.append(f"## {protocol.id}\n\n{card(group, name)}\n\n{markdown(COLUMNS, rows)}\n")
+        columns = [*COLUMNS, *_further(group)]
+        table = pd.DataFrame(_rows(group, columns), columns=pd.Index(columns))
+        files[name] = table.to_csv(index=False, lineterminator="\n")
+        files[f"{Path(name).stem}.tex"] = _paper(group, table)
+        sections.append(_section(group, name, table))
+        shown |= set(columns)
     if sections:
         first = next(iter(entries.values()))
         heading = f"# {first.dataset} at {first.threat}\n\nBuilt from `entries/`; do not edit.\n"
-        meanings = {name: column.meaning for name, (_, column) in metric_columns().items()} | _MEANINGS | MEANINGS
-        files["leaderboard.md"] = "\n".join([heading, *sections, legend(meanings)])
+        meanings = {name: column.meaning for name, (_, column) in metric_columns().items() if name in shown}
+        files["leaderboard.md"] = "\n".join([heading, *sections, legend(meanings | _MEANINGS | MEANINGS)])
     return files
 
 
-def _rows(group: dict[Path, Entry]) -> list[list[str]]:
-    rows: list[list[str]] = []
+def _further(group: dict[Path, Entry]) -> list[str]:
+    """Return the columns, not among those of every table, that some entry has measured."""
+    further = [column for column in metric_columns() if column not in COLUMNS]
+    return [column for column in further if any(measured([entry], column) != ABSENT for entry in group.values())]
+
+
+def _section(group: dict[Path, Entry], file: str, table: pd.DataFrame) -> str:
+    """Return a protocol's part of leaderboard.md: the table to look at first, and the rest by subject."""
+    named = {*_MAIN, *_GENERATION, *_SETTINGS, *_HEADING}
+    parts = {
+        "": _MAIN,
+        "Intervals and further attacks": [column for column in table if column not in named],
+        "Generation and energy": _GENERATION,
+        "Settings and records": _SETTINGS,
+    }
+    text = f"## {next(iter(group.values())).protocol.id}\n\n{card(group, file)}\n"
+    for title, columns in parts.items():
+        kept = _filled(table, columns)
+        if title and kept:
+            text += f"\n### {title}\n"
+            kept = ["rank", "method", *kept]
+        if kept:
+            text += f"\n{markdown(kept, table[kept].to_numpy().tolist())}\n"
+    return text
+
+
+def _filled(table: pd.DataFrame, columns: Iterable[str]) -> list[str]:
+    return [column for column in columns if column in _ALWAYS or any(cell != ABSENT for cell in table[column])]
+
+
+def _paper(group: dict[Path, Entry], table: pd.DataFrame) -> str:
+    """Return the table as a paper prints it."""
+    first = next(iter(group.values()))
+    kept = _filled(table, _PAPER)
+    images, seeds = (", ".join(dict.fromkeys(table[column])) for column in ("n", "seeds"))
+    about = [
+        f"{first.dataset} at {first.threat}, {first.protocol.role} protocol {first.protocol.id}, "
+        f"hash {first.protocol.hash}, n = {images} test images, training seeds: {seeds}.",
+        "Mean ± standard deviation (n - 1) over seeds. Methods that share a letter do not differ significantly.",
+    ]
+    comment = "".join(f"% {line}\n" for line in about)
+    return f"{comment}{latex([_PAPER[column] for column in kept], table[kept].to_numpy().tolist())}\n"
+
+
+def _rows(group: dict[Path, Entry], columns: Sequence[str]) -> list[list[str]]:
+    table = sorted(experiments(group), key=lambda runs: (_merit(runs), identity(runs[0])))
+    cells = [_cells(runs, columns) | standing for runs, standing in zip(table, _standings(table), strict=True)]
+    return [[row[column] for column in columns] for row in cells]
+
+
+def _standings(table: Sequence[Sequence[Entry]]) -> list[dict[str, str]]:
+    """Return rank, its interval and tie letters of the rows of a table, which are in order."""
     ranks: dict[int, int] = defaultdict(int)
-    for runs in sorted(experiments(group), key=lambda runs: (_merit(runs), identity(runs[0]))):
+    standings: list[dict[str, str]] = []
+    families: dict[tuple[object, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
+    for runs in table:
         ranks[runs[0].data.n] += 1
-        cells = _cells(runs) | {"rank": str(ranks[runs[0].data.n])}
-        rows.append([cells[column] for column in COLUMNS])
-    return rows
+        column = next((column for column in _RANKED_BY if numbers(runs, column)), "")
+        if (found := verdicts(runs, column)) is not None:
+            images = frozenset(run.data.digests.get("test") for run in runs)
+            families[column, found.shape[1], images].append((len(standings), found))
+        standings.append({"rank": str(ranks[runs[0].data.n]), "rank_interval": ABSENT, "tie": ABSENT})
+    letters = 0
+    for family in families.values():
+        # Rows without outcomes per image, and those that another column ranks, keep their ranks.
+        own = [standings[row]["rank"] for row, _ in family]
+        tied = places([found for _, found in family])
+        for (row, _), place in zip(family, tied, strict=True):
+            standings[row]["rank_interval"] = span(own[place.low - 1], own[place.high - 1])
+            standings[row]["tie"] = "".join(_letter(letters + group) for group in place.ties)
+        letters += 1 + max(group for place in tied for group in place.ties)
+    return standings
+
+
+def _letter(number: int) -> str:
+    """Return a, b, ..., z, a1, b1, ..."""
+    return f"{ascii_lowercase[number % 26]}{number // 26 or ''}"
 
 
 def _merit(runs: Sequence[Entry]) -> tuple[Any, ...]:
@@ -139,10 +259,11 @@ def _merit(runs: Sequence[Entry]) -> tuple[Any, ...]:
     return runs[0].partial, -runs[0].data.n, [-statistics.fmean(found) if found else 1.0 for found in scores]
 
 
-def _cells(runs: Sequence[Entry]) -> dict[str, str]:
+def _cells(runs: Sequence[Entry], columns: Sequence[str]) -> dict[str, str]:
     first = runs[0]
     return (
-        {column: measured(runs, column) for column in COLUMNS}
+        {column: measured(runs, column) for column in columns}
+        | {name: interval(runs, column) for name, column in _INTERVALS.items()}
         | described(runs)
         | {
             "method": first.recipe,

@@ -190,7 +190,7 @@ def test_what_lost_its_entries_is_deleted(define: Callable[..., Path], cell: Ent
     paths[1].unlink()
     rebuild(tmp_path)
     names = {path.name for path in folder(tmp_path).iterdir()}
-    assert names == {"entries", "samples", "table.csv", "table.md", "figure.png"}
+    assert names == {"entries", "samples", "table.csv", "table.md", "table.tex", "figure.png"}
     assert not picture.exists()
     paths[0].unlink()
     assert rebuild(tmp_path) == []

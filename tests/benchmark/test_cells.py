@@ -1,14 +1,19 @@
-"""Cells of restarts and collapses: what happened to the trainings behind a row."""
+"""Cells: what stands in them of one seed, of several, and of seeds that failed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmark.cells import collapsed_at, restarts
-from benchmark.results import Entry
+from benchmark.cells import collapsed_at, interval, latex, measured, restarts, span, verdicts
+from benchmark.metrics import Column
+from benchmark.results import Entry, pack
+from benchmark.significance import interval as mean_interval
+from benchmark.significance import wilson
+from methods.errors import InputError
 
 Entries = Callable[..., Entry]
 
@@ -40,3 +45,91 @@ def test_restarts_and_collapses(
 ) -> None:
     runs = [entry(seed=seed, training=record) for seed, record in enumerate(records)]
     assert (restarts(runs), collapsed_at(runs)) == (restarts_cell, collapsed_cell)
+
+
+def judged(entry: Entries, correct: np.ndarray | None, seed: int = 0) -> Entry:
+    """Return an entry whose clean accuracy has these outcomes per image; None: an accuracy without any."""
+    share = 50.0 if correct is None else 100 * float(correct.mean())
+    found = entry(seed=seed, values={"clean": share, "autoattack": None})
+    if correct is not None:
+        clean = found.measurements["clean"].model_copy(update={"verdicts": {"accuracy": pack(correct)}})
+        found = found.model_copy(update={"measurements": found.measurements | {"clean": clean}})
+    return found
+
+
+def test_verdicts_are_those_of_every_seed(entry: Entries) -> None:
+    correct = np.random.default_rng(0).random((3, 100)) < 0.8
+    runs = [judged(entry, one, seed) for seed, one in enumerate(correct)]
+    found = verdicts(runs, "clean")
+    assert found is not None
+    assert np.array_equal(found, correct)
+    assert verdicts([*runs, judged(entry, None, 3)], "clean") is None
+    assert verdicts(runs, "autoattack") is None
+    assert verdicts(runs, "pgd20") is None
+    assert verdicts(runs, "nothing") is None
+
+
+def test_damaged_verdicts_are_named(entry: Entries) -> None:
+    found = judged(entry, np.ones(99, bool))
+    assert verdicts([found], "clean") is not None
+    with pytest.raises(InputError, match="clean of trades, seed 0: The verdicts hold 1 bytes"):
+        verdicts([judged(entry, np.ones(5, bool))], "clean")
+
+
+def test_interval_is_wilsons_of_one_seed_and_over_seeds_of_several(entry: Entries) -> None:
+    correct = np.random.default_rng(0).random((3, 100)) < 0.8
+    runs = [judged(entry, one, seed) for seed, one in enumerate(correct)]
+    low, high = wilson(int(correct[0].sum()), 100)
+    assert interval(runs[:1], "clean") == f"{low:.2f}–{high:.2f}"
+    low, high = mean_interval(correct)
+    assert interval(runs, "clean") == f"{low:.2f}–{high:.2f}"
+    assert interval([judged(entry, None)], "clean") == "-"
+    assert interval(runs, "autoattack") == "-"
+    assert (span("1", "1"), span("1", "3")) == ("1", "1–3")
+
+
+CLEAR, SUSPECT = "clear", "suspect: one step, zero gradients"
+
+
+@pytest.mark.parametrize(
+    ("words", "cell"),
+    [
+        ([CLEAR], "clear"),
+        ([CLEAR, CLEAR, CLEAR], "clear"),
+        ([SUSPECT], SUSPECT),
+        (
+            [CLEAR, SUSPECT, "suspect: one step, square"],
+            "suspect (2 of 3 seeds): one step, zero gradients, square",
+        ),
+        ([SUSPECT, SUSPECT], "suspect (2 of 2 seeds): one step, zero gradients"),
+        ([CLEAR, None, CLEAR], "clear (2 of 3, 1 failed)"),
+        ([CLEAR, SUSPECT, None], "suspect (1 of 2 seeds): one step, zero gradients (2 of 3, 1 failed)"),
+        ([None, None], "failed"),
+        ([], "-"),
+    ],
+)
+def test_words_of_several_seeds(
+    entry: Entries, monkeypatch: pytest.MonkeyPatch, words: list[str | None], cell: str
+) -> None:
+    monkeypatch.setattr("benchmark.cells.metric_columns", lambda: {"masking": ("clean", Column("verdict", ""))})
+    runs: list[Entry] = []
+    for seed, word in enumerate(words or [""]):
+        found = entry(seed=seed, values={"clean": None if word is None else 90.0})
+        clean = found.measurements["clean"].model_copy(update={"values": {"verdict": word} if word else {}})
+        runs.append(found.model_copy(update={"measurements": {"clean": clean}}))
+    assert measured(runs, "masking") == cell
+
+
+def test_latex_escapes_what_it_must() -> None:
+    text = latex(["Method", "Clean (%)"], [["pgd_at & co", "98.2 ± 0.5"], ["a\\b", "1–3"]])
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert lines == [
+        r"\begin{tabular}{ll}",
+        r"\toprule",
+        r"Method & Clean (\%) \\",
+        r"\midrule",
+        r"pgd\_at \& co & 98.2 $\pm$ 0.5 \\",
+        r"a\textbackslash{}b & 1--3 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]

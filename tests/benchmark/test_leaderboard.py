@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import re
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmark.leaderboard import COLUMNS, SHOWN, read_tables, rebuild
-from benchmark.results import Entry, entry_path, picture_path, write_entry
+from benchmark.results import Entry, entry_path, pack, picture_path, write_entry
+from benchmark.significance import interval
 from methods.errors import InputError
 
 Entries = Callable[..., Entry]
@@ -33,10 +37,12 @@ def built(root: Path, *entries: Entry) -> list[dict[str, str]]:
 def test_columns_are_the_promised_ones_in_order(entry: Entries, tmp_path: Path) -> None:
     (row,) = built(tmp_path, entry())
     assert " ".join(row) == " ".join(COLUMNS)
-    assert " ".join(COLUMNS).startswith(
+    assert " ".join(COLUMNS) == (
         "rank method dataset threat seeds clean pgd20 autoattack fid inception_score generation_agreement "
         "generation_agreement_start energy_gap_mean energy_gap_std masking reported_clean reported_autoattack "
-        "protocol architecture n partial restarts collapsed_at"
+        "protocol architecture n partial restarts collapsed_at config_digest overrides budget selection flags "
+        "rank_interval tie clean_interval pgd20_interval autoattack_interval kid fid_ref energy_overlap eot_pgd "
+        "transfer"
     )
 
 
@@ -49,7 +55,9 @@ def test_one_entry_gives_one_row(entry: Entries, tmp_path: Path) -> None:
         **{"reported_autoattack": "-", "protocol": "digits-linf-v1", "architecture": "wrn-10-2", "n": "100"},
         **{"partial": "-", "config_digest": "cccccccc", "overrides": "train.epochs=5; train.lr=0.1", "budget": "-"},
         **{"generation_agreement": "-", "generation_agreement_start": "-", "restarts": "-", "collapsed_at": "-"},
-        **{"selection": "best", "flags": "-"},
+        **{"selection": "best", "flags": "-", "rank_interval": "-", "tie": "-", "kid": "-", "fid_ref": "-"},
+        **{"clean_interval": "-", "pgd20_interval": "-", "autoattack_interval": "-"},
+        **{"energy_overlap": "-", "eot_pgd": "-", "transfer": "-"},
     }
 
 
@@ -135,15 +143,17 @@ def test_threats_and_data_sets_have_folders_of_their_own(entry: Entries, tmp_pat
     for threat, dataset in (("Linf:0.15", "digits"), ("Linf:0.1", "digits"), ("L2:0.5", "imagefolder:/a/b")):
         write_entry(tmp_path, entry(threat=threat, dataset=dataset))
     assert [str(path.relative_to(tmp_path)) for path in rebuild(tmp_path)] == [
-        *["digits/linf-0.1/leaderboard.csv", "digits/linf-0.1/leaderboard.md"],
-        *["digits/linf-0.15/leaderboard.csv", "digits/linf-0.15/leaderboard.md"],
-        *["imagefolder-b/l2-0.5/leaderboard.csv", "imagefolder-b/l2-0.5/leaderboard.md"],
+        f"{folder}/leaderboard.{kind}"
+        for folder in ("digits/linf-0.1", "digits/linf-0.15", "imagefolder-b/l2-0.5")
+        for kind in ("csv", "md", "tex")
     ]
 
 
 def test_without_a_standard_protocol_there_is_no_headline_table(entry: Entries, tmp_path: Path) -> None:
     write_entry(tmp_path, entry(protocol=("mine", "a" * 12, "custom")))
-    assert [path.name for path in rebuild(tmp_path)] == ["leaderboard-mine-aaaaaaaa.csv", "leaderboard.md"]
+    assert [path.name for path in rebuild(tmp_path)] == [
+        *["leaderboard-mine-aaaaaaaa.csv", "leaderboard-mine-aaaaaaaa.tex", "leaderboard.md"]
+    ]
 
 
 def test_markdown_says_protocol_images_and_columns(entry: Entries, tmp_path: Path) -> None:
@@ -153,9 +163,43 @@ def test_markdown_says_protocol_images_and_columns(entry: Entries, tmp_path: Pat
     assert f"standard protocol, hash `{'a' * 12}`, n = 100 images" in markdown
     assert "clean minus PGD-20" in markdown
     assert "a\\|b" in markdown
-    header, rule, row = (line for line in markdown.splitlines() if line.startswith("|"))
-    assert header.count("|") == rule.count("|") == row.count("|") - 1 == len(COLUMNS) + 1
-    assert "90.00" in row
+    assert cells(markdown)[""] == [
+        *["rank", "rank_interval", "tie", "method", "seeds", "clean", "pgd20", "autoattack"],
+        *["1", "-", "-", "a\\|b", "1", "90.00", "-", "50.00"],
+    ]
+
+
+def cells(markdown: str) -> dict[str, list[str]]:
+    """Return the cells of each table of a Markdown file, header first, by the heading above it."""
+    found: dict[str, list[str]] = defaultdict(list)
+    title = ""
+    for line in markdown.splitlines():
+        if line.startswith("#"):
+            title = line.removeprefix("### ") if line.startswith("### ") else ""
+        elif line.startswith("| "):
+            found[title] += [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+    return found
+
+
+def test_markdown_has_what_matters_first_and_the_rest_by_subject(entry: Entries, tmp_path: Path) -> None:
+    found = entry(overrides=["train.epochs=5"]).model_dump()
+    clean = found["measurements"]["clean"]
+    found["measurements"]["energy"] = clean | {"metric": "energy", "values": {"energy_gap_mean": -1.5}}
+    found["measurements"]["autoattack"]["values"]["after_apgd_ce"] = 52.0
+    (row,) = built(tmp_path, Entry.model_validate(found))
+    assert list(row)[-1] == "cascade_apgd_ce"
+    tables = cells((tmp_path / "digits" / "linf-0.15" / "leaderboard.md").read_text())
+    assert {title: table[: len(table) // 2] for title, table in tables.items()} == {
+        "": [
+            *["rank", "rank_interval", "tie", "method", "seeds", "clean", "pgd20", "autoattack", "energy_gap_mean"],
+        ],
+        "Intervals and further attacks": ["rank", "method", "cascade_apgd_ce"],
+        "Generation and energy": ["rank", "method", "energy_gap_mean"],
+        "Settings and records": ["rank", "method", "architecture", "n", "config_digest", "overrides", "selection"],
+    }
+    shown = {column for table in tables.values() for column in table[: len(table) // 2]}
+    filled = {column for column, cell in row.items() if cell != "-"}
+    assert filled - shown == {"dataset", "threat", "protocol"}
 
 
 def test_same_entries_give_the_same_bytes_in_any_order(entry: Entries, tmp_path: Path) -> None:
@@ -177,7 +221,7 @@ def test_tables_without_entries_are_deleted(entry: Entries, tmp_path: Path) -> N
     entry_path(tmp_path, written).unlink()
     rebuild(tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == [
-        *["entries", "leaderboard.csv", "leaderboard.md", "notes.md"]
+        *["entries", "leaderboard.csv", "leaderboard.md", "leaderboard.tex", "notes.md"]
     ]
     entry_path(tmp_path, entry()).unlink()
     assert rebuild(tmp_path) == []
@@ -288,3 +332,106 @@ def test_same_run_twice_is_refused(entry: Entries, tmp_path: Path) -> None:
     path.with_name("copy.json").write_bytes(path.read_bytes())
     with pytest.raises(InputError, match="same run twice"):
         rebuild(tmp_path)
+
+
+def judged(entry: Entries, recipe: str, outcomes: dict[str, np.ndarray], **fields: Any) -> Entry:
+    """Return an entry whose accuracies have these outcomes per image."""
+    plain = entry(recipe, values={name: 100 * float(found.mean()) for name, found in outcomes.items()}, **fields)
+    content = plain.model_dump()
+    for name, found in outcomes.items():
+        content["measurements"][name]["verdicts"] = {"accuracy": pack(found)}
+    return Entry.model_validate(content)
+
+
+def drawn(share: float, seed: int, n: int = 100) -> np.ndarray:
+    """Return outcomes of which this share is right, on images drawn anew."""
+    return np.random.default_rng(seed).permutation(n) < share * n
+
+
+def test_rows_that_do_not_differ_share_a_letter(entry: Entries, tmp_path: Path) -> None:
+    rows = built(
+        tmp_path,
+        judged(entry, "good", {"clean": drawn(1, 0), "autoattack": drawn(0.62, 1)}),
+        judged(entry, "same", {"clean": drawn(1, 0), "autoattack": drawn(0.60, 2)}),
+        judged(entry, "between", {"clean": drawn(1, 0), "autoattack": drawn(0.45, 3)}),
+        judged(entry, "bad", {"clean": drawn(1, 0), "autoattack": drawn(0.30, 4)}),
+        judged(entry, "weaker_attack", {"clean": drawn(1, 0), "pgd20": drawn(0.9, 5)}),
+        entry("older", values={"clean": 90.0, "autoattack": 61.0}),
+        judged(entry, "half", {"autoattack": drawn(0.7, 6, 50)}, n=50),
+    )
+    assert [(row["rank"], row["method"], row["rank_interval"], row["tie"]) for row in rows] == [
+        ("1", "good", "1–4", "a"),
+        ("2", "older", "-", "-"),
+        ("3", "same", "1–4", "a"),
+        ("4", "between", "1–5", "ab"),
+        ("5", "bad", "4–5", "b"),
+        ("6", "weaker_attack", "6", "c"),
+        ("1", "half", "1", "d"),
+    ]
+    assert (rows[0]["clean_interval"], rows[0]["autoattack_interval"]) == ("96.30–100.00", "52.21–70.90")
+    assert (rows[1]["clean_interval"], rows[5]["pgd20_interval"]) == ("-", "82.56–94.48")
+    legend = (tmp_path / "digits" / "linf-0.15" / "leaderboard.md").read_text()
+    for column in ("rank_interval", "tie", "*_interval"):
+        assert f"- `{column}`: " in legend
+
+
+def test_other_test_images_are_not_tested_against_each_other(entry: Entries, tmp_path: Path) -> None:
+    outcomes = {"autoattack": drawn(0.9, 0)}
+    other = judged(entry, "other", outcomes, data={"digests": {"test": "f" * 64}, "n": 100, "of": 100})
+    rows = built(tmp_path, judged(entry, "one", outcomes), other)
+    assert [row["tie"] for row in rows] == ["a", "b"]
+
+
+def test_intervals_of_several_seeds_are_over_seeds_too(entry: Entries, tmp_path: Path) -> None:
+    outcomes = np.stack([drawn(share, seed) for seed, share in enumerate((0.5, 0.6, 0.7))])
+    (row,) = built(
+        tmp_path, *(judged(entry, "trades", {"autoattack": found}, seed=seed) for seed, found in enumerate(outcomes))
+    )
+    low, high = interval(outcomes)
+    assert row["autoattack"] == "60.00 ± 10.00"
+    assert row["autoattack_interval"] == f"{low:.2f}–{high:.2f}"
+    assert high - low > 2 * 10
+
+
+def test_letters_go_on_after_z(entry: Entries, tmp_path: Path) -> None:
+    alone = [
+        judged(entry, f"r{n}", {"clean": drawn(1, 0, n)}, n=n) for n in range(30, 58)
+    ]  # measured on a number of images of its own, each row is alone
+    rows = built(tmp_path, *alone)
+    assert [row["tie"] for row in rows] == [*"abcdefghijklmnopqrstuvwxyz", "a1", "b1"]
+
+
+def test_tables_are_for_papers_too(entry: Entries, tmp_path: Path) -> None:
+    entries = [judged(entry, "pgd_at", {"clean": drawn(0.9, 0), "autoattack": drawn(0.5, 1)}, seed=s) for s in (0, 1)]
+    built(tmp_path, *entries, entry("theirs", protocol=("zz-v1", "b" * 12, "authors")), entry("some", n=50))
+    folder = tmp_path / "digits" / "linf-0.15"
+    assert {path.name for path in folder.glob("*.tex")} == {"leaderboard.tex", "leaderboard-zz-v1-bbbbbbbb.tex"}
+    comment, meaning, *lines = (folder / "leaderboard.tex").read_text().splitlines()
+    assert comment == (
+        f"% digits at Linf:0.15, standard protocol digits-linf-v1, hash {'a' * 12}, n = 100, 50 test images, "
+        "training seeds: 2, 1."
+    )
+    assert meaning.startswith("% Mean ± standard deviation (n - 1) over seeds.")
+    assert [" ".join(line.split()) for line in lines] == [
+        r"\begin{tabular}{llllll}",
+        r"\toprule",
+        r"Method & Clean (\%) & PGD-20 (\%) & AutoAttack (\%) & Ties & Images \\",
+        r"\midrule",
+        r"pgd\_at & 90.00 $\pm$ 0.00 & - & 50.00 $\pm$ 0.00 & a & - \\",
+        r"some & 90.00 & - & 50.00 & - & 50 of 100 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def test_several_attacks_of_a_metric_are_columns_where_they_are_measured(entry: Entries, tmp_path: Path) -> None:
+    plain = entry("a").model_dump()
+    plain["measurements"]["autoattack"]["values"] |= {"after_apgd_ce": 52.0, "after_apgd_t": 50.0}
+    rows = built(tmp_path, Entry.model_validate(plain), entry("b"), entry("c", protocol=("mine", "b" * 12, "custom")))
+    assert [(row["method"], row["cascade_apgd_ce"], row["cascade_apgd_t"]) for row in rows] == [
+        ("a", "52.00", "50.00"),
+        ("b", "-", "-"),
+    ]
+    assert "cascade_fab_t" not in rows[0]
+    (other,) = table(tmp_path / "digits" / "linf-0.15" / "leaderboard-mine-bbbbbbbb.csv")
+    assert list(other) == list(COLUMNS)
