@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+from matplotlib.figure import Figure
 
-from benchmark.figures import Line, dot_plot
+from benchmark.figures import (
+    Cascade,
+    Curve,
+    Line,
+    Panel,
+    Point,
+    cascade,
+    curves,
+    dot_plot,
+    histograms,
+    trade_off,
+)
+from methods.errors import InputError
 
 ACCURACIES = {"clean": [90.0, 92.0], "pgd20": [50.0]}
 
@@ -33,3 +50,57 @@ def test_same_lines_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         dot_plot(tmp_path / name, "title", [Line("a", ACCURACIES, {})])
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+POINTS = [Point("a", [90, 91], [50, 52], [3.0, 4.0]), Point("b", [92], [40], [90.0]), Point("c", [85], [10])]
+CURVES = [Curve("a", [1, 2, 5], [[90, 50, 1], [91, 52, 2]]), Curve("b", [1, 2, 5], [[80, 60, 3]])]
+SHARES = {"clean": [[50, 50], [40, 60]], "adversarial": [[0, 100], [10, 90]], "generated": [[100, 0], [90, 10]]}
+PANELS = [Panel(f"method {number}\noverlap 0.5", [-2, -1, 0], SHARES) for number in range(5)]
+BARS = [Cascade("a", [[50, 1, 2, 3, 40, 4], [52, 1, 2, 3, 40, 2]], [53, 55]), Cascade("b", [[0, 0, 0, 0, 90, 10]])]
+DRAWN: dict[str, Callable[[Path], list[Path]]] = {
+    "tradeoff": lambda stem: trade_off(stem, "title", POINTS, "distance", low_is_good=True),
+    "steps": lambda stem: curves(stem, "title", CURVES, "iterations", mark=2, logarithmic=True, apart=1),
+    "energies": lambda stem: histograms(stem, "title", PANELS, "energy"),
+    "cascade": lambda stem: cascade(stem, "title", BARS),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tradeoff", {"title", "a", "b", "c", "distance"}),
+        ("steps", {"a", "b", "iterations", "2"}),
+        ("energies", {"title", "clean", "adversarial", "generated", "method 4"}),
+        ("cascade", {"a", "b", "robust", "broken by FAB-T", "PGD-20"}),
+    ],
+)
+def test_paper_figures_are_png_and_svg_with_the_same_bytes_every_time(
+    tmp_path: Path, name: str, words: set[str]
+) -> None:
+    first, second = (DRAWN[name](tmp_path / folder / "v1.0-figure") for folder in ("one", "two"))
+    assert [path.name for path in first] == ["v1.0-figure.png", "v1.0-figure.svg"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert size(first[0])[0] == 1400
+    assert ElementTree.parse(first[1]).getroot().tag.endswith("svg")
+    # matplotlib leaves each text as a comment beside its outlines.
+    assert words <= set(re.findall(r"<!-- (.*?) -->", first[1].read_text()))
+
+
+def test_single_point_without_generation_is_drawn(tmp_path: Path) -> None:
+    assert len(trade_off(tmp_path / "figure", "title", [Point("a", [90], [50])])) == 2
+
+
+def test_labels_of_a_crowd_do_not_cover_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: (saved.append(self), Path(path).touch()))
+    places = [(90, 50), (91, 50), (90.5, 54), (90, 58), (91, 58), (60, 5)]
+    trade_off(tmp_path / "figure", "title", [Point(f"at {x}", [x], [y]) for x, y in places])
+    boxes = [text.get_window_extent() for text in saved[0].axes[0].texts]
+    assert len(boxes) == 6
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+
+
+def test_figure_that_cannot_be_written_is_the_users_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    with pytest.raises(InputError, match="Cannot write"):
+        cascade(tmp_path / "taken" / "figure", "title", BARS)
