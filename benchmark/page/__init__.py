@@ -1,0 +1,1 @@
+"""The parts of the page that :mod:`benchmark.report` writes: what it says, how it is marked up, and its plain files."""
