@@ -45,6 +45,15 @@ Limit = Annotated[int | None, typer.Option(help="Only the first N test images; t
 BatchSize = Annotated[int | None, typer.Option(help="Images a forward pass; the protocol's shard by default.")]
 Runs = Annotated[Path, typer.Option(help="Where trainings and measurements are kept.")]
 Leaderboards = Annotated[Path, typer.Option(help="Where entries and tables are kept.")]
+ModelFactory = Annotated[
+    str | None,
+    typer.Option(metavar="FILE:FACTORY", help="A function of a file or module that makes a model."),
+]
+ModelWeights = Annotated[Path | None, typer.Option(help="State dict for --model (.pt, .pth or .safetensors).")]
+Workers = Annotated[int, typer.Option(help="Processes that share an evaluation, shard by shard.")]
+Surrogate = Annotated[
+    Path | None, typer.Option(help="Checkpoint on which transfer attacks are made; the reference network by default.")
+]
 Which = Annotated[Literal["best", "last"], typer.Option(help="Checkpoint: best on validation, or of the last epoch.")]
 
 
@@ -92,6 +101,8 @@ def run(
     limit: Limit = None,
     batch_size: BatchSize = None,
     which: Which = "best",
+    surrogate: Surrogate = None,
+    workers: Workers = 1,
     runs: Runs = Path("runs"),
     leaderboards: Leaderboards = Path("leaderboards"),
 ) -> None:
@@ -99,7 +110,7 @@ def run(
     from benchmark import experiments
 
     plan = _plan(_names(methods), dataset, protocol, seeds, device, overrides, config, runs)
-    _finish(experiments.run(plan, _evaluation(metrics, limit, batch_size, which), leaderboards))
+    _finish(experiments.run(plan, _evaluation(metrics, limit, batch_size, which, surrogate, workers), leaderboards))
 
 
 @app.command()
@@ -133,6 +144,8 @@ def ablate(
     limit: Limit = None,
     batch_size: BatchSize = None,
     which: Which = "best",
+    surrogate: Surrogate = None,
+    workers: Workers = 1,
     runs: Runs = Path("runs"),
     leaderboards: Leaderboards = Path("leaderboards"),
 ) -> None:
@@ -141,7 +154,7 @@ def ablate(
 
     chosen = ablation.load(name)
     plan = _plan([chosen.recipe], dataset, protocol, seeds, device, overrides, config, runs)
-    evaluation = _evaluation(metrics or ",".join(chosen.metrics), limit, batch_size, which)
+    evaluation = _evaluation(metrics or ",".join(chosen.metrics), limit, batch_size, which, surrogate, workers)
     _finish(experiments.ablate(name, plan, evaluation, leaderboards))
 
 
@@ -149,11 +162,8 @@ def ablate(
 def evaluate(
     dataset: Annotated[str | None, typer.Option(help="Data set; a checkpoint's own by default.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="A run folder or a weights file of this project.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="FILE:FACTORY", help="A function of a file or module that makes a model."),
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="State dict for --model (.pt, .pth or .safetensors).")] = None,
+    model: ModelFactory = None,
+    weights: ModelWeights = None,
     threat: Annotated[str | None, typer.Option(help='Such as "Linf:8/255"; the protocol\'s by default.')] = None,
     protocol: ProtocolId = None,
     metrics: Metrics = None,
@@ -162,14 +172,21 @@ def evaluate(
     which: Which = "best",
     device: Device = "auto",
     overrides: Settings = None,
+    surrogate: Surrogate = None,
+    workers: Workers = 1,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only store every N-th shard from the I-th on; a call without it assembles."),
+    ] = None,
     runs: Runs = Path("runs"),
     json_file: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write the result here.")] = None,
 ) -> None:
     """Evaluate a checkpoint, or a stranger's model, under a protocol."""
     from benchmark import experiments
+    from benchmark.parts import Part
 
     failures = experiments.evaluate_one(
-        _evaluation(metrics, limit, batch_size, which),
+        _evaluation(metrics, limit, batch_size, which, surrogate, workers),
         checkpoint=checkpoint,
         factory=model,
         weights=weights,
@@ -180,6 +197,7 @@ def evaluate(
         overrides=overrides or [],
         runs=runs,
         json_file=json_file,
+        part=None if shard is None else Part.parse(shard),
     )
     _finish(failures)
 
@@ -191,6 +209,112 @@ def leaderboard(leaderboards: Leaderboards = Path("leaderboards")) -> None:
 
     for path in rebuild(leaderboards):
         typer.echo(path)
+
+
+@app.command()
+def report(
+    output: Annotated[Path, typer.Option(help="The page, one HTML file that needs no network.")] = Path("report.html"),
+    figures: Annotated[
+        Path | None, typer.Option(help="Also write each figure as PNG and SVG into this folder.")
+    ] = None,
+    leaderboards: Leaderboards = Path("leaderboards"),
+) -> None:
+    """Show the results as a page: tables, trade-offs, curves, energies, samples, and how each number was made."""
+    from benchmark.paper_figures import write_figures
+    from benchmark.report import write_report
+
+    typer.echo(write_report(leaderboards, output))
+    for path in write_figures(leaderboards, figures) if figures is not None else ():
+        typer.echo(path)
+
+
+@app.command()
+def verify(
+    entries: Annotated[list[Path], typer.Argument(help="Entries, or folders of them.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights that do not lie beside the entry.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Recompute entries from their evidence with one forward pass; status 1 where one does not hold."""
+    from benchmark import bundle
+    from methods.training.trainer import select_device
+
+    place = select_device(device)
+    found = [done for path in entries for done in bundle.verify_all(path, checkpoint=checkpoint, device=place)]
+    for verification in found:
+        typer.echo(f"{'verified' if verification.passed else 'FAILED'}: {verification.entry}")
+        for line in verification.lines:
+            if len(found) == 1 or not line.passed:
+                mark = {True: "ok", False: "FAILED", None: "not checked"}[line.passed]
+                typer.echo(f"  {mark}: {line.check}: {line.detail}")
+    typer.echo(
+        f"{sum(verification.passed for verification in found)} of {len(found)} entries verified. {bundle.MEANING}"
+    )
+    if not all(verification.passed for verification in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="An entry's file, or a row of a table: a recipe.")],
+    b: Annotated[str, typer.Argument(help="Another one.")],
+    dataset: Annotated[str | None, typer.Option(help="Of the table, where there are several.")] = None,
+    threat: Annotated[str | None, typer.Option(help='Of the table, such as "Linf:8/255".')] = None,
+    protocol: Annotated[str | None, typer.Option(help="Of the table: its id, or the beginning of its hash.")] = None,
+    leaderboards: Leaderboards = Path("leaderboards"),
+) -> None:
+    """Say whether one row is ahead of another, by a paired test on the same images."""
+    from benchmark import compare as comparisons
+
+    found = comparisons.compare(a, b, leaderboards, dataset=dataset, threat=threat, protocol=protocol)
+    for line in comparisons.lines(found):
+        typer.echo(line)
+
+
+@app.command()
+def doctor(
+    dataset: Annotated[str | None, typer.Option(help="Data set; a checkpoint's own by default.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="A run folder or a weights file of this project.")] = None,
+    model: ModelFactory = None,
+    weights: ModelWeights = None,
+    eps: Annotated[str | None, typer.Option(help='A stated eps in the model\'s own units, such as "8/255".')] = None,
+    input_range: Annotated[
+        str | None, typer.Option(help='Where its inputs are said to lie: "-1,1", "cifar10", "imagenet", ...')
+    ] = None,
+    which: Which = "best",
+    device: Device = "auto",
+) -> None:
+    """Examine a model before anything is measured on it; status 1 where something is wrong."""
+    from benchmark import experiments
+    from benchmark.doctor import render
+
+    diagnosis = experiments.diagnose(
+        checkpoint=checkpoint,
+        factory=model,
+        weights=weights,
+        dataset=dataset,
+        which=which,
+        device=device,
+        eps=eps,
+        input_range=input_range,
+    )
+    typer.echo(render(diagnosis))
+    if diagnosis.status:
+        raise typer.Exit(diagnosis.status)
+
+
+@app.command()
+def court(
+    dataset: Dataset = "digits",
+    threat: Annotated[str | None, typer.Option(help='Such as "Linf:8/255"; the data set\'s own by default.')] = None,
+    device: Device = "auto",
+    leaderboards: Leaderboards = Path("leaderboards"),
+) -> None:
+    """Measure how often the masking court catches planted failures, and accuses the checkpoints of a table."""
+    from benchmark import experiments
+
+    found, folder = experiments.court_power(dataset, threat, leaderboards, device)
+    typer.echo(found.summary())
+    typer.echo(f"tables: {folder}")
 
 
 def _plan(
@@ -218,12 +342,17 @@ def _plan(
 
 
 def _evaluation(
-    metrics: str | None, limit: int | None, batch_size: int | None, which: Literal["best", "last"]
+    metrics: str | None,
+    limit: int | None,
+    batch_size: int | None,
+    which: Literal["best", "last"],
+    surrogate: Path | None,
+    workers: int,
 ) -> Evaluation:
     from benchmark.experiments import Evaluation
 
     chosen = None if metrics is None else _names(metrics)
-    return Evaluation(metrics=chosen, limit=limit, batch_size=batch_size, which=which)
+    return Evaluation(chosen, limit, batch_size, which, surrogate, workers)
 
 
 def _names(text: str) -> list[str]:

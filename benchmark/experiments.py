@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +14,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmark import ablation as ablations
+from benchmark import bundle, leaderboard, pictures
 from benchmark import config as files
-from benchmark import leaderboard, pictures
 from benchmark import metrics as registry
 from benchmark import protocol as protocols
+from benchmark.doctor import Diagnosis, examine
+from benchmark.parts import MOST, Part, in_workers
+from benchmark.power import Study, study
 from benchmark.protocol import Protocol
 from benchmark.results import (
+    COURT,
     Cell,
     DataInfo,
     Entry,
@@ -28,14 +32,18 @@ from benchmark.results import (
     Reported,
     SubjectInfo,
     picture_path,
+    read_entries,
     write_entry,
 )
-from benchmark.runner import evaluate
+from benchmark.runner import measure, measure_part, pending, prepare
+from benchmark.shards import Shards
 from benchmark.store import Store
-from benchmark.subject import Subject, from_checkpoint, from_factory
+from benchmark.subject import Subject, from_checkpoint, from_factory, make_model
 from benchmark.training_record import training_record
 from methods.data import Dataset, load
+from methods.data.catalogue import slug
 from methods.errors import InputError
+from methods.primitives.threat import ThreatModel
 from methods.training.checkpoint import FILES, write_json
 from methods.training.config import DataConfig, Experiment, experiment, overlay
 from methods.training.provenance import provenance
@@ -97,8 +105,12 @@ class Plan:
         """Return the data set as an experiment splits it, loaded once."""
         key = run.data.validation, run.data.size
         if key not in self._loaded:
-            self._loaded[key] = load(run.dataset, root=DATA, validation=run.data.validation, size=run.data.size)
+            self._loaded[key] = self.source(run).data()
         return self._loaded[key]
+
+    def source(self, run: Experiment) -> Source:
+        """Return where an experiment's data come from."""
+        return Source(run.dataset, run.data.validation, run.data.size, self.device)
 
     def check(self) -> None:
         """Resolve everything now, so that bad input stops the command before any work."""
@@ -108,13 +120,42 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where a subject and its data come from, so that another process can load them too."""
+
+    dataset: str
+    validation: int | None = None
+    size: int | None = None
+    device: str = "auto"
+    checkpoint: Path | None = None
+    which: Literal["best", "last"] = "best"
+    factory: str | None = None
+    weights: Path | None = None
+
+    def data(self) -> Dataset:
+        """Load the data set."""
+        return load(self.dataset, root=DATA, validation=self.validation, size=self.size)
+
+    def subject(self, dataset: Dataset) -> Subject:
+        """Load the model."""
+        device = select_device(self.device)
+        if self.checkpoint is not None:
+            return from_checkpoint(self.checkpoint, device, self.which)
+        assert self.factory is not None
+        return from_factory(self.factory, self.weights, dataset, device)
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """What to measure of each checkpoint."""
+    """What to measure of each checkpoint, and by how many processes."""
 
     metrics: Sequence[str] | None = None
     limit: int | None = None
     batch_size: int | None = None
     which: Literal["best", "last"] = "best"
+    surrogate: Path | None = None
+    """A checkpoint on which transfer attacks are made; None: the reference network of the data set."""
+    workers: int = 1
 
     def check(self, protocol: Protocol, dataset: str) -> None:
         """Refuse a protocol for another data set, metrics that it does not define, and impossible numbers."""
@@ -123,13 +164,27 @@ class Evaluation:
         for metric in self.metrics or ():
             registry.get(metric)
             protocol.config(metric)
-        for name, value in (("--limit", self.limit), ("--batch-size", self.batch_size)):
+        for name, value in (("--limit", self.limit), ("--batch-size", self.batch_size), ("--workers", self.workers)):
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, not {value}.")
+        if self.workers > MOST:
+            raise InputError(f"--workers must be at most {MOST}, not {self.workers}.")
 
-    def measure(self, subject: Subject, dataset: Dataset, protocol: Protocol, store: Store) -> dict[str, Measurement]:
-        """Measure one subject."""
-        return evaluate(
+    def measure(
+        self, subject: Subject, dataset: Dataset, protocol: Protocol, store: Store, source: Source
+    ) -> dict[str, Measurement]:
+        """Measure one subject, which workers load again from its source."""
+        todo = self.prepare(subject, dataset, protocol, store)
+        if self.workers > 1 and (shards := pending(todo)) > 1:
+            threads = max(1, torch.get_num_threads() // self.workers)
+            work = partial(_work, self, source, protocol, store, threads)
+            for sentence in in_workers(work, self.workers, subject.name, shards):
+                print(sentence, file=sys.stderr)
+        return measure(todo)
+
+    def prepare(self, subject: Subject, dataset: Dataset, protocol: Protocol, store: Store) -> list[Shards]:
+        """Return what each metric is to be given."""
+        return prepare(
             subject,
             dataset,
             protocol,
@@ -137,7 +192,23 @@ class Evaluation:
             limit=self.limit,
             batch_size=self.batch_size,
             store=store,
+            surrogate=None if self.surrogate is None else from_checkpoint(self.surrogate, subject.device),
         )
+
+
+def _work(
+    evaluation: Evaluation,
+    source: Source,
+    protocol: Protocol,
+    store: Store,
+    threads: int,
+    part: Part,
+    advance: Callable[[], object],
+) -> None:
+    """Measure a part, in a worker."""
+    torch.set_num_threads(threads)
+    dataset = source.data()
+    measure_part(evaluation.prepare(source.subject(dataset), dataset, protocol, store), part, advance)
 
 
 def train_all(plan: Plan) -> list[str]:
@@ -224,11 +295,13 @@ def _evaluated(
         if not (folder / FILES[evaluation.which]).is_file():
             continue
         dataset = plan.data(trained)
-        subject = from_checkpoint(folder, plan.torch_device, evaluation.which)
-        measurements = evaluation.measure(subject, dataset, protocol, store)
+        source = replace(plan.source(trained), checkpoint=folder, which=evaluation.which)
+        subject = source.subject(dataset)
+        measurements = evaluation.measure(subject, dataset, protocol, store, source)
         failures += _failures(f"{trained.recipe} seed {trained.seed}", measurements)
         entry = _entry(plan, trained, folder, subject, evaluation.which, protocol, measurements, cell)
-        path = write_entry(leaderboards, entry)
+        digest = bundle.write(leaderboards, entry, store, folder / FILES[evaluation.which])
+        path = write_entry(leaderboards, entry.model_copy(update={"evidence": digest}))
         generated = measurements.get("generation")
         if generated is not None and (panels := pictures.panels_of(generated, store)):
             title = f"{subject.name} on {dataset.name}, seed {trained.seed}"
@@ -301,8 +374,11 @@ def evaluate_one(
     overrides: Sequence[str] = (),
     runs: Path = Path("runs"),
     json_file: Path | None = None,
+    part: Part | None = None,
 ) -> list[str]:
     """Evaluate one checkpoint or stranger's model, print the result, and write it as JSON where asked.
+
+    With a part, its shards are stored and there is no result: the same call without one assembles it.
 
     Returns:
         A sentence for each metric that failed.
@@ -310,28 +386,94 @@ def evaluate_one(
     Raises:
         InputError: not exactly one subject, or anything named does not fit.
     """
-    if (checkpoint is None) == (factory is None):
-        raise InputError("Give either --checkpoint PATH or --model FILE:FACTORY.")
-    if weights is not None and factory is None:
-        raise InputError("--weights goes with --model FILE:FACTORY.")
-    place = select_device(device)
-    subject = None if checkpoint is None else from_checkpoint(checkpoint, place, evaluation.which)
-    name = dataset or (subject.metadata.get("dataset") if subject else None)
-    if name is None:
-        raise InputError("Name the data set with --dataset NAME; the model does not say it.")
-    size = _size(overrides)
+    subject, name = _named(checkpoint, factory, weights, dataset, select_device(device), evaluation.which)
+    source = Source(name, None, _size(overrides), device, checkpoint, evaluation.which, factory, weights)
     chosen = _protocol(name, threat, protocol, subject)
     evaluation.check(chosen, name)
-    data = load(name, root=DATA, size=size)
-    if subject is None:
-        assert factory is not None
-        subject = from_factory(factory, weights, data, place)
-    measurements = evaluation.measure(subject, data, chosen, Store(runs / "measurements"))
+    data = source.data()
+    subject = subject or source.subject(data)
+    store = Store(runs / "measurements")
+    if part is not None:
+        measure_part(evaluation.prepare(subject, data, chosen, store), part)
+        print(f"shards of part {part.number} of {part.of}: {store.root}")
+        return []
+    measurements = evaluation.measure(subject, data, chosen, store, source)
     result = _result(subject, data, chosen, measurements)
     if json_file is not None:
         write_json(json_file, result)
     _print_result(subject, data, chosen, measurements, runs)
     return _failures(subject.name, measurements)
+
+
+def diagnose(
+    *,
+    checkpoint: Path | None,
+    factory: str | None,
+    weights: Path | None,
+    dataset: str | None,
+    which: Literal["best", "last"] = "best",
+    device: str = "auto",
+    eps: str | None = None,
+    input_range: str | None = None,
+) -> Diagnosis:
+    """Examine one checkpoint or stranger's model, however sick; see :func:`benchmark.doctor.examine`.
+
+    Raises:
+        InputError: not exactly one subject, or anything named does not fit.
+    """
+    place = select_device(device)
+    subject, name = _named(checkpoint, factory, weights, dataset, place, which)
+    data = load(name, root=DATA)
+    model = subject or make_model(str(factory), weights, data.num_classes, place)
+    return examine(model, data, input_range=input_range, eps=eps, device=place, name=None if subject else factory)
+
+
+def court_power(dataset: str, threat: str | None, leaderboards: Path, device: str = "auto") -> tuple[Study, Path]:
+    """Measure the masking court on the checkpoints whose weights lie beside the entries of a table.
+
+    Returns:
+        What was found, and the folder that holds it, beside the entries.
+
+    Raises:
+        InputError: no such table, or none of its entries has its weights beside it.
+    """
+    place = select_device(device)
+    data = load(dataset, root=DATA)
+    chosen = threat or protocols.threat_of(protocols.default(data.name)) or DEFAULT_THREAT
+    folder = leaderboards / slug(data.name) / ThreatModel.parse(chosen).slug
+    honest, collapsed = {}, {}
+    for entry in read_entries(folder).values():
+        path = bundle.weights_path(folder, entry)
+        if path.is_file():
+            (collapsed if entry.training.get("collapse") else honest)[path] = entry
+    if not honest:
+        raise InputError(f"No entry of {data.name} at {chosen} below {leaderboards} has its weights beside it.")
+    output = folder / COURT
+    return study(list(honest), data, output, collapsed=list(collapsed), threat=chosen, device=place), output
+
+
+def _named(
+    checkpoint: Path | None,
+    factory: str | None,
+    weights: Path | None,
+    dataset: str | None,
+    device: torch.device,
+    which: Literal["best", "last"],
+) -> tuple[Subject | None, str]:
+    """Return the checkpoint, where it is one and not a factory, and the name of the data set.
+
+    Raises:
+        InputError: not exactly one subject, or no data set.
+    """
+    if (checkpoint is None) == (factory is None):
+        raise InputError("Give either --checkpoint PATH or --model FILE:FACTORY.")
+    if weights is not None and factory is None:
+        raise InputError("--weights goes with --model FILE:FACTORY.")
+    subject = None if checkpoint is None else from_checkpoint(checkpoint, device, which)
+    name = dataset or (subject.metadata.get("dataset") if subject else None)
+    if name is None:
+        raise InputError("Name the data set with --dataset NAME; the model does not say it.")
+    return subject, name
 
 
 def _size(overrides: Sequence[str]) -> int | None:
@@ -381,20 +523,27 @@ def _result(
 def _print_result(
     subject: Subject, data: Dataset, protocol: Protocol, measurements: dict[str, Measurement], runs: Path
 ) -> None:
-    table = Table("metric", "value", "", title=f"{subject.name} on {data.name} at {protocol.threat} ({protocol.id})")
+    table = Table(
+        "number", "value", "95 % interval", "meaning", title=f"{subject.name} on {data.name} at {protocol.threat}"
+    )
     for name, found in measurements.items():
         if found.status == "failed":
-            table.add_row(name, "failed", found.error)
-        for key, value in found.values.items():
-            table.add_row(name, key, f"{value:.4g}" if isinstance(value, float) else str(value))
-        for flag in found.flags:
-            table.add_row(name, "flag", flag)
-    for flag in subject.flags:
-        table.add_row("subject", "flag", flag)
+            table.add_row(name, "failed", "", found.error)
+            continue
+        for column, place in registry.get(name).COLUMNS.items():
+            value = found.values.get(place.value)
+            interval = [found.values.get(f"{place.value}_{end}") for end in ("low", "high")]
+            known = [f"{end:.{place.digits}f}" for end in interval if isinstance(end, int | float)]
+            text = f"{value:.{place.digits}f}" if isinstance(value, int | float) else str(value or "-")
+            table.add_row(column, text, " to ".join(known), place.meaning)
+    doubts = [(name, flag) for name, found in measurements.items() for flag in found.flags]
+    for name, flag in [("subject", flag) for flag in subject.flags] + doubts:
+        table.add_row(name, "doubt", "", flag)
     Console(markup=False).print(table)
     n = next(iter(measurements.values())).n
     if n < len(data.test):
         print(f"partial: the first {n} of {len(data.test)} test images")
+    print(f"protocol: {protocol.id} ({protocol.hash})")
     print(f"outcomes per image: {runs / 'measurements'}")
 
 

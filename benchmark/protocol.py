@@ -14,7 +14,7 @@ from benchmark.config import protocols, read_yaml
 from benchmark.schema import Strict, checked
 from methods.errors import InputError, nearest
 
-GENERAL = "standard-v2"
+GENERAL = "standard-v3"
 """The standard protocol for a data set or a threat model that has none of its own."""
 
 

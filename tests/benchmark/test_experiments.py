@@ -98,7 +98,7 @@ def test_run_writes_an_entry_for_each_recipe(finished: Path) -> None:
         assert (entry.data.n, entry.partial, entry.subject.which) == (20, True, "best")
         assert entry.data.of == 300
         assert set(entry.data.digests) == {"train", "validation", "test"}
-        assert (entry.protocol.id, entry.protocol.role) == ("digits-linf-v2", "standard")
+        assert (entry.protocol.id, entry.protocol.role) == ("digits-linf-v3", "standard")
         assert set(entry.measurements) == {"clean", "pgd20"}
         assert 0 <= accuracy(entry, "pgd20") <= accuracy(entry, "clean") <= 100
         assert entry.overrides == list(OVERRIDES)
@@ -205,7 +205,7 @@ def test_json_of_an_evaluation(finished: Path, command: Any, tmp_path: Path) -> 
     assert command("evaluate", "--checkpoint", folder, *arguments).status == 0
     result = json.loads((tmp_path / "out" / "a.json").read_text())
     assert (result["subject"], result["dataset"], result["threat"]) == ("standard", "digits", "Linf:0.15")
-    assert (result["protocol"], result["n"], result["partial"]) == ("digits-linf-v2", 10, True)
+    assert (result["protocol"], result["n"], result["partial"]) == ("digits-linf-v3", 10, True)
     assert list(result["metrics"]) == ["autoattack", "clean", "pgd20"]
     for measured in result["metrics"].values():
         assert (measured["status"], measured["n"], measured["error"]) == ("done", 10, None)
@@ -221,7 +221,7 @@ def test_another_threat_takes_the_general_protocol(finished: Path, command: Any,
         arguments = ("--threat", threat, *FEW, "--json", "out.json")
         assert command("evaluate", "--checkpoint", folder, *arguments).status == 0
         results.append(json.loads((tmp_path / "out.json").read_text()))
-    assert [result["protocol"] for result in results] == ["digits-linf-v2", "standard-v2", "standard-v2"]
+    assert [result["protocol"] for result in results] == ["digits-linf-v3", "standard-v3", "standard-v3"]
     assert [result["threat"] for result in results] == ["Linf:0.15", "Linf:0.3", "L2:0"]
     robust = [result["metrics"]["pgd20"]["accuracy"] for result in results]
     assert robust[1] <= robust[0]
