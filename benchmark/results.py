@@ -205,8 +205,13 @@ def write_entry(leaderboards: Path, entry: Entry) -> Path:
     from methods.training.checkpoint import write_text
 
     path = entry_path(leaderboards, entry)
-    write_text(path, entry.model_dump_json(indent=2) + "\n")
+    write_text(path, _on_one_line(entry.model_dump_json(indent=2)) + "\n")
     return path
+
+
+def _on_one_line(text: str) -> str:
+    """Return indented JSON with each list of numbers on one line: curves would take a line a point."""
+    return re.sub(r'\[\n\s+([^\[\]{}"]+?)\n\s+\]', lambda found: "[" + " ".join(found[1].split()) + "]", text)
 
 
 def read_entry(path: Path) -> Entry:

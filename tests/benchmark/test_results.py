@@ -7,10 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from benchmark.results import Entry, Measurement, entry_path, folder_name, picture_path, read_entry, write_entry
+from benchmark.results import (
+    Entry,
+    Measurement,
+    entry_path,
+    folder_name,
+    pack,
+    picture_path,
+    read_entry,
+    unpack,
+    write_entry,
+)
 from methods.errors import InputError
 
 MEASUREMENT = {"metric": "clean", "version": 1, "status": "done", "n": 3, "seconds": 0.5, "key": "0"}
@@ -98,3 +109,26 @@ def test_folder_names_are_one_part_of_a_path() -> None:
     assert folder_name("imagefolder:/data/a b") == "imagefolder-data-a-b"
     assert folder_name("cifar10-jpeg") == "cifar10-jpeg"
     assert folder_name("../..") == "unnamed"
+
+
+def test_verdicts_survive_packing() -> None:
+    for n in (1, 7, 8, 9, 300):
+        correct = np.random.default_rng(n).random(n) < 0.5
+        assert (unpack(pack(correct), n) == correct).all()
+
+
+@pytest.mark.parametrize(("text", "n"), [("####", 8), ("AA==", 9), ("AAA=", 8)])
+def test_foreign_verdicts_are_refused(text: str, n: int) -> None:
+    with pytest.raises(InputError, match="The verdicts"):
+        unpack(text, n)
+
+
+def test_lists_of_numbers_take_a_line_and_stay_what_they_are(entry: Callable[..., Entry], tmp_path: Path) -> None:
+    made = entry()
+    clean = made.measurements["clean"].model_copy(
+        update={"series": {"eps": [0.0, 0.15, None]}, "flags": ["a shape [ 3, 8 ] and\n[\n  1\n]"]}
+    )
+    made = made.model_copy(update={"measurements": {"clean": clean}})
+    path = write_entry(tmp_path, made)
+    assert '"eps": [0.0, 0.15, null]' in path.read_text()
+    assert read_entry(path) == made
