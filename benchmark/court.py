@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from scipy.special import bdtrc
 
-from benchmark.results import Check
+from benchmark.results import Check, Measurement, Value
 
 LEVEL = 0.01
 """Probability of failing a check whose images occur exactly as often as it tolerates."""
@@ -270,12 +270,33 @@ def against_autoattack(
     return checks
 
 
-def verdict(checks: Iterable[Check], judged: bool = True) -> str | None:
-    """Return "suspect: " and the names of the failed checks, or "clear"; None where nothing failed, but the model is at
-    chance and was not ``judged`` by attacks.
+def verdict(checks: Sequence[Check]) -> str | None:
+    """Return "suspect: " and the names of the failed checks, or "clear"; None where nothing failed, but attacks could
+    show nothing because the model is at chance.
     """
     failed = [check.name for check in checks if check.passed is False]
-    return f"suspect: {', '.join(failed)}" if failed else "clear" if judged else None
+    if failed:
+        return f"suspect: {', '.join(failed)}"
+    return None if any(check.meaning == AT_CHANCE for check in checks) else "clear"
+
+
+def judged(found: Measurement, added: Iterable[Check]) -> Measurement:
+    """Return a measurement of the court with more checks, their flags, and the verdict on all of them."""
+    outcomes = list(added)
+    if any(check.meaning == AT_CHANCE for check in found.checks):
+        outcomes = [at_chance(check) for check in outcomes]
+    checks = [*found.checks, *outcomes]
+    content = {"checks": checks, "values": found.values | summary(checks), "flags": [*found.flags, *flags(outcomes)]}
+    return found.model_copy(update=content)
+
+
+def summary(checks: Sequence[Check]) -> dict[str, Value]:
+    """Return the values of a measurement of the court: its verdict, and how many checks failed and applied."""
+    return {
+        "verdict": verdict(checks),
+        "failed": sum(check.passed is False for check in checks),
+        "applied": sum(check.passed is not None for check in checks),
+    }
 
 
 def flags(checks: Iterable[Check]) -> list[str]:

@@ -281,7 +281,7 @@ def hear(subject: Subject, dataset: Dataset, protocol: Protocol, failure: Failur
         clean=percent(arrays["clean"]),
         pgd20=percent(arrays["pgd"]),
         checks=tuple(checks),
-        verdict=court.verdict(checks, masking.above_chance(arrays, subject)),
+        verdict=court.verdict(checks),
     )
 
 

@@ -3,13 +3,14 @@
 Their features stand in for Inception's where that cannot be had or says nothing (``fid_ref``), and they are the
 surrogates of transfer attacks. ``references/<data set>.safetensors`` is the best checkpoint of a run of
 ``configs/reference.yaml``, and the JSON file beside it that run's manifest: digest of its settings, commit, versions,
-accuracy. A training and two copies remake them:
+accuracy. The seed is none that is evaluated, so that no subject is its own reference. A training and two copies remake
+them:
 
-    python -m benchmark train --methods reference --dataset digits
-    cp runs/reference/digits/5fd84fed-s0/best.safetensors benchmark/references/digits.safetensors
-    cp runs/reference/digits/5fd84fed-s0/manifest.json benchmark/references/digits.json
+    python -m benchmark train --methods reference --dataset digits --seeds 1000
+    cp runs/reference/digits/5fd84fed-s1000/best.safetensors benchmark/references/digits.safetensors
+    cp runs/reference/digits/5fd84fed-s1000/manifest.json benchmark/references/digits.json
 
-and for CIFAR-10, on its JPEG edition, likewise with
+and for CIFAR-10, on its JPEG edition, likewise with seed 0 and
 
     --dataset cifar10-jpeg --set backbone.depth=16 --set backbone.widen=1
     --set train.epochs=5 --set train.warmup_steps=400 --set train.validate_every=5

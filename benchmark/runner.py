@@ -95,10 +95,10 @@ def prepare(
             check(subject)
     n = len(dataset.test) if limit is None else min(limit, len(dataset.test))
     images, digest = dataset.test.to(subject.device), dataset.test.digest
-    return [
-        Shards(name, subject, images, digest, protocol, n, store, batch_size, dataset=dataset, surrogate=surrogate)
-        for name in wanted
-    ]
+    whole = Shards("", subject, images, digest, protocol, n, store, batch_size, dataset=dataset, surrogate=surrogate)
+    # Some metrics are content with the first images.
+    most = {name: getattr(protocol.config(name), "images", n) for name in wanted}
+    return [replace(whole, metric=name, n=min(n, most[name])) for name in wanted]
 
 
 def pending(todo: Sequence[Shards]) -> int:
@@ -259,20 +259,10 @@ def _judged(results: dict[str, Measurement]) -> dict[str, Measurement]:
     if any(measurement is None or measurement.status == "failed" for measurement in found):
         return results
     pgd, autoattack, masking = (cast(Measurement, measurement) for measurement in found)
-    if masking.values["verdict"] is None:
-        return results
     accuracies = cast(float, pgd.values["accuracy"]), cast(float, autoattack.values["accuracy"])
     square = cast(float, autoattack.values["after_fab_t"]) - cast(float, autoattack.values["after_square"])
     added = court.against_autoattack(*accuracies, autoattack.n, square)
-    checks = [*masking.checks, *added]
-    judged = masking.model_copy(
-        update={
-            "checks": checks,
-            "flags": [*masking.flags, *court.flags(added)],
-            "values": masking.values | {"verdict": court.verdict(checks)},
-        }
-    )
-    return results | {"masking": judged}
+    return results | {"masking": court.judged(masking, added)}
 
 
 def _line(measurement: Measurement) -> str:

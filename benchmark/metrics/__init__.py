@@ -3,7 +3,8 @@
 A metric module has
 
 - ``VERSION``: raised whenever the same subject would get another number;
-- ``Config``: its settings, a :class:`benchmark.schema.Strict` with a default for every field;
+- ``Config``: its settings, a :class:`benchmark.schema.Strict` with a default for every field; one called ``images``
+  is how many of the first images it is content with;
 - ``NEEDS``: the metrics whose settings it shares (optional);
 - ``conditions(data)``: plain data on what else decides its outcomes (optional), for the key of the store;
 - ``COLUMNS``: its columns of the leaderboard, name -> :class:`Column`;

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Annotated, Any
@@ -29,7 +30,7 @@ from benchmark.court import Count
 from benchmark.metrics import Column, pgd, sweep
 from benchmark.probes import Domain
 from benchmark.protocol import Protocol
-from benchmark.results import Check, Measurement, Value
+from benchmark.results import Check, Measurement
 from benchmark.schema import Strict
 from benchmark.shards import Shard, Shards, in_batches
 from benchmark.store import Arrays
@@ -98,13 +99,7 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     """
     few = replace(data, n=min(data.n, protocol.config(NAME).images))
     arrays, checks = hear(subject, few, protocol)
-    verdict = court.verdict(checks, above_chance(arrays, subject))
-    values: dict[str, Value] = {
-        "verdict": verdict,
-        "failed": sum(check.passed is False for check in checks),
-        "applied": sum(check.passed is not None for check in checks),
-    }
-    return few.finish(arrays, values, court.flags(checks), checks=checks)
+    return few.finish(arrays, court.summary(checks), court.flags(checks), checks=checks)
 
 
 def hear(
@@ -134,7 +129,7 @@ def hear(
     arrays = data.map(_tried(subject, data, protocol, attacked, stochastic=not repeated.fine))
 
     outcomes = _outcome_checks(arrays, subject, protocol)
-    if not above_chance(arrays, subject):
+    if not _above_chance(arrays, subject):
         outcomes = [court.at_chance(check) for check in outcomes]
     threat = stated or ThreatModel.parse(protocol.threat)
     return arrays, [
@@ -199,7 +194,7 @@ def _rounded(values: Sequence[float]) -> tuple[Fraction, ...]:
     return tuple(Fraction(f"{value:.4f}") for value in values)
 
 
-def above_chance(arrays: Arrays, subject: Subject) -> bool:
+def _above_chance(arrays: Arrays, subject: Subject) -> bool:
     """Tell whether the model is good enough on clean images for attacks to show anything."""
     clean = arrays["clean"]
     return court.above_chance(Count(int(clean.sum()), len(clean)), subject.num_classes)
@@ -226,12 +221,12 @@ def _reached(model: nn.Module, x: Tensor, y: Tensor) -> bool:
 
 def _surrogate(data: Shards) -> Subject | None:
     """Return the network that transferred attacks are made on; None where there is none for these images."""
-    if data.surrogate is not None:
-        return data.surrogate
-    try:
-        return None if data.dataset is None else reference.reference(data.dataset.name, data.subject.device)
-    except InputError:
-        return None
+    found = data.surrogate
+    if found is None and data.dataset is not None:
+        with suppress(InputError):
+            found = reference.reference(data.dataset.name, data.subject.device)
+    own = data.subject.num_classes, data.subject.image_shape
+    return found if found is not None and (found.num_classes, found.image_shape) == own else None
 
 
 def _tried(

@@ -9,7 +9,7 @@ from scipy.stats import binom
 
 from benchmark import court
 from benchmark.court import Count
-from benchmark.results import Check
+from benchmark.results import Check, Measurement
 
 Make = Callable[[], Check]
 
@@ -153,10 +153,38 @@ def test_model_at_chance_is_not_judged_by_attacks() -> None:
 def test_verdict_names_the_failed_checks_and_flags_explain_them() -> None:
     checks = [court.unbounded(count(40)), court.square(count(1)), court.eot(None, None), court.random_noise(count(30))]
     assert court.verdict(checks) == "suspect: unbounded, random noise"
-    assert court.verdict(checks, judged=False) == "suspect: unbounded, random noise"
     assert court.verdict(checks[1:3]) == "clear"
-    assert court.verdict(checks[1:3], judged=False) is None
-    assert [flag.partition(".")[0] for flag in court.flags(checks)] == [
+    assert court.verdict([*checks[1:3], court.at_chance(checks[0])]) is None
+    assert court.verdict([*checks, court.at_chance(checks[1])]) == "suspect: unbounded, random noise"
+    assert [flag.partition(". ")[0] for flag in court.flags(checks)] == [
         "unbounded: 40 against 11",
         "random noise: 30 against 6",
     ]
+    assert court.summary(checks) == {"verdict": "suspect: unbounded, random noise", "failed": 2, "applied": 3}
+
+
+def measurement(*checks: Check) -> Measurement:
+    return Measurement(
+        metric="masking",
+        version=1,
+        status="done",
+        n=100,
+        values=court.summary(checks) | {"batch_size": 100},
+        flags=court.flags(checks),
+        checks=list(checks),
+        seconds=1.0,
+        key="0" * 64,
+    )
+
+
+def test_checks_of_other_metrics_join_the_verdict() -> None:
+    found = measurement(court.square(count(1)))
+    clear = court.judged(found, court.against_autoattack(43.0, 40.0, 300, 0.0))
+    assert clear.values == {"verdict": "clear", "failed": 0, "applied": 4, "batch_size": 100}
+    assert len(clear.checks) == 4
+    guilty = court.judged(found, court.against_autoattack(90.0, 13.4, 300))
+    assert guilty.values["verdict"] == "suspect: AutoAttack gain"
+    assert len(guilty.flags) == 1
+    chance = court.judged(measurement(court.at_chance(court.square(count(1)))), court.against_autoattack(15, 0, 300))
+    assert chance.values["verdict"] is None
+    assert chance.flags == []

@@ -443,6 +443,7 @@ def test_text_from_entries_stays_text(leaderboards: Path) -> None:
     )
     assert HOSTILE in parsed.text(f"{parsed.data['tables'][0]['id']}-leaderboard")
     assert parsed.source.count(HOSTILE) == 0
+    assert not set("<>&") & set("".join(parsed.texts["data"]))
 
 
 def test_markup_escapes_what_is_not_markup() -> None:
