@@ -358,6 +358,12 @@ def test_false_clean_verdicts_are_found_though_every_digest_fits(made: Made, ver
     made.forge("clean", samples, claim=True)
     assert failed(verify(made.file)) == ["clean: predictions"]
 
+    samples = made.samples("clean")
+    first = int(np.flatnonzero(samples["correct"])[-1])
+    samples["predicted"][first], samples["correct"][first] = (samples["predicted"][first] + 1) % 10, False
+    made.forge("clean", samples, claim=True)
+    assert failed(verify(made.file))[0] == "clean: predictions"
+
     samples = made.samples("autoattack")
     samples["broken_by"][wrong[0]] = 0
     made.forge("autoattack", samples, claim=True)
@@ -462,6 +468,12 @@ def test_what_is_missing_or_foreign_is_told_in_one_sentence(made: Made, verify: 
         verify(made.file)
     made.file.write_text('{"some": "JSON"}')
     with pytest.raises(InputError, match='unknown key "some"'):
+        verify(made.file)
+
+
+def test_a_later_format_is_told_in_one_sentence(made: Made, verify: Verify, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "FORMAT", 2)
+    with pytest.raises(InputError, match=r"has the format \[1, 1\], and this version reads \[2, 1\]"):
         verify(made.file)
 
 
