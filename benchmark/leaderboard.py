@@ -102,7 +102,7 @@ _PAPER = {
     "pgd20": "PGD-20 (%)",
     "autoattack": "AutoAttack (%)",
     "fid": "FID",
-    "fid_ref": "FID, reference network",
+    "fid_ref": "Fréchet, reference network",
     "masking": "Masking",
     "tie": "Ties",
     "partial": "Images",

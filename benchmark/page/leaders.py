@@ -202,7 +202,7 @@ def _measured(column: str, link: Link) -> Callable[[Row], Cell]:
     def cell(row: Row) -> Cell:
         text, score = measured(row.runs, column), row.score(column)
         if text == FAILED:
-            return tag("span", "failed", class_="absent bad"), None
+            return _opening(row, link, tag("span", text, class_="bad"), column=column), None
         if text == ABSENT:
             return _absent("none" if row.done(metric_columns()[column][0]) else "not measured"), None
         if score is None:

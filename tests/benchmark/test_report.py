@@ -254,6 +254,7 @@ def test_what_is_missing_is_said(tmp_path: Path, entry: Make) -> None:
     for section in ("samples", "significance", "masking", "curves", "energies", "training", "ablations"):
         assert "Not measured." in parsed.text(f"{name}-{section}"), section
     assert parsed.text(f"{name}-attacks").count("Not measured.") == 2
+    assert [cell["data-column"] for cell in parsed.all("a") if "data-column" in cell] == ["clean", "autoattack"]
     assert "failed" in parsed.text(f"{name}-leaderboard")
     assert "A metric failed: trades." in parsed.text(name)
     assert not {"curves", "energies", "cascade"} & {attributes.get("data-chart") for attributes in parsed.all("div")}
@@ -373,6 +374,7 @@ def test_warnings_name_what_to_be_careful_about(entry: Make) -> None:
 def test_a_part_of_the_images_does_not_win(entry: Make) -> None:
     table = table_of(entry("trades", n=20, values={"autoattack": 99.0}), entry("pgd_at", values={"autoattack": 50.0}))
     assert headline(table).startswith("pgd_at leads")
+    assert answers(table)[1].short == "no rival"
 
 
 def test_rows_of_one_recipe_are_told_apart(entry: Make) -> None:
@@ -626,11 +628,15 @@ def test_the_page_opens_quietly_and_asks_for_nothing(opened: Browser) -> None:
         == []
     )
     assert opened.complaints() == []
-    numbers = opened.run(
-        "return [...document.querySelectorAll('[data-chart] svg')].map((one) => one.outerHTML).join('')"
+    drawn = opened.run("return [...document.querySelectorAll('[data-chart]')].map((one) => one.innerHTML).join('')")
+    assert "not measured" in drawn
+    for word in ("NaN", "undefined", "null"):
+        assert word not in drawn
+    unread = opened.run(
+        "return [...document.querySelectorAll('.plot [role=img], .plot [role=button]')]"
+        ".filter((one) => one.tabIndex !== 0 || !one.getAttribute('aria-label')).length"
     )
-    assert "NaN" not in numbers
-    assert "undefined" not in numbers
+    assert unread == 0
 
 
 def test_the_table_sorts_and_filters(opened: Browser) -> None:
