@@ -50,7 +50,7 @@ ROUNDING = 1e-4
 perturbations in bytes have, and fifty times what kernels and float64 were seen to change on digits (2e-6)."""
 CLAIMED = ("clean", "pgd20", "autoattack")
 """Metrics whose accuracy has to have its outcomes in the bundle."""
-_ATTACKED_ALONE = ("pgd20", "eot_pgd")
+_ATTACKED_ALONE = ("pgd20",)
 """Metrics that judge the attacked image alone, which may be right where the clean one is wrong."""
 MEANING = (
     "Proven, by these weights on these images: every clean verdict, and that each image counted as broken is broken by "

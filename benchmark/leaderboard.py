@@ -219,9 +219,14 @@ def _paper(group: dict[Path, Entry], table: pd.DataFrame) -> str:
 
 
 def _rows(group: dict[Path, Entry], columns: Sequence[str]) -> list[list[str]]:
-    table = sorted(experiments(group), key=lambda runs: (_merit(runs), identity(runs[0])))
-    cells = [_cells(runs, columns) | standing for runs, standing in zip(table, _standings(table), strict=True)]
+    cells = [_cells(runs, columns) | standing for runs, standing in standings(group)]
     return [[row[column] for column in columns] for row in cells]
+
+
+def standings(group: dict[Path, Entry]) -> list[tuple[list[Entry], dict[str, str]]]:
+    """Return the rows of a table, best first: the entries of each, and its ``rank``, ``rank_interval`` and ``tie``."""
+    table = sorted(experiments(group), key=lambda runs: (_merit(runs), identity(runs[0])))
+    return list(zip(table, _standings(table), strict=True))
 
 
 def _standings(table: Sequence[Sequence[Entry]]) -> list[dict[str, str]]:

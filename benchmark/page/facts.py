@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 from benchmark import significance
-from benchmark.cells import ABSENT, FAILED, experiments, identity, measured, metric_columns, numbers, verdicts
-from benchmark.leaderboard import _merit, _standings
+from benchmark.cells import ABSENT, FAILED, measured, metric_columns, numbers, verdicts
+from benchmark.leaderboard import standings
 from benchmark.results import Entry, Measurement, ProtocolInfo, picture_path
 from benchmark.significance import Difference
 
@@ -226,7 +226,8 @@ def rows_of(group: dict[Path, Entry]) -> list[Row]:
         InputError: two entries are the same run, or outcomes per image are damaged.
     """
     files = {id(entry): path for path, entry in group.items()}
-    found = sorted(experiments(group), key=lambda runs: (_merit(runs), identity(runs[0])))
+    table = standings(group)
+    found = [runs for runs, _ in table]
     return [
         Row(
             _name(runs, found),
@@ -236,7 +237,7 @@ def rows_of(group: dict[Path, Entry]) -> list[Row]:
             runs,
             [files[id(run)] for run in runs],
         )
-        for runs, standing in zip(found, _standings(found), strict=True)
+        for runs, standing in table
     ]
 
 

@@ -254,7 +254,8 @@ def test_what_is_missing_is_said(tmp_path: Path, entry: Make) -> None:
     for section in ("samples", "significance", "masking", "curves", "energies", "training", "ablations"):
         assert "Not measured." in parsed.text(f"{name}-{section}"), section
     assert parsed.text(f"{name}-attacks").count("Not measured.") == 2
-    assert [cell["data-column"] for cell in parsed.all("a") if "data-column" in cell] == ["clean", "autoattack"]
+    opening = [cell["data-column"] for cell in parsed.all("a") if "data-column" in cell]
+    assert opening[:2] == ["clean", "autoattack"]
     assert "failed" in parsed.text(f"{name}-leaderboard")
     assert "A metric failed: trades." in parsed.text(name)
     assert not {"curves", "energies", "cascade"} & {attributes.get("data-chart") for attributes in parsed.all("div")}
