@@ -63,19 +63,8 @@ COLUMNS = (
 )
 """Of every table. Where an entry has them measured, the further columns of its metrics follow."""
 SHOWN = (
-    "rank",
-    "tie",
-    "method",
-    "seeds",
-    "clean",
-    "pgd20",
-    "autoattack",
-    "energy_gap_mean",
-    "reported_clean",
-    "reported_autoattack",
-    "architecture",
-    "partial",
-    "overrides",
+    *("rank", "tie", "method", "seeds", "clean", "pgd20", "autoattack", "fid_ref", "masking"),
+    *("reported_autoattack", "partial", "overrides"),
 )
 """The columns that fit a terminal."""
 _REPLACED = ("leaderboard.md", *(f"leaderboard{rest}.{kind}" for rest in ("", "-*") for kind in ("csv", "tex")))

@@ -18,13 +18,16 @@ from torch import Tensor, nn
 from benchmark import metrics as registry
 from benchmark.metrics import clean
 from benchmark.protocol import Protocol
-from benchmark.results import Measurement
+from benchmark.reference import reference
+from benchmark.results import Measurement, unpack
 from benchmark.runner import evaluate
 from benchmark.store import SaveError, Store
+from methods.data import load
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
 
 Protocols = Callable[..., Protocol]
+SHORT_SWEEP = {"eps": [0, 0.5, 1, 2], "steps": [1, 20]}
 
 
 def numbers(results: dict[str, Measurement]) -> dict[str, Any]:
@@ -192,6 +195,25 @@ def test_batch_size_is_recorded_and_changes_no_verdict_here(toy: Any, protocol: 
     assert [result.values["batch_size"] for result in (*whole.values(), *split.values())] == [10] * 3 + [3] * 3
     for name in ("clean", "pgd20"):
         assert whole[name].values["accuracy"] == split[name].values["accuracy"]
+
+
+@pytest.mark.parametrize("batch_size", [16, 200])
+def test_batch_size_moves_next_to_no_verdict_of_a_real_network(store: Store, tmp_path: Path, batch_size: int) -> None:
+    """A larger one than the shard changes nothing at all: a shard is what a forward pass has at most."""
+    digits, network = load("digits"), reference("digits", torch.device("cpu"))
+    chosen = Protocol(id="batches-v1", threat="Linf:0.05", metrics={"pgd20": {}, "sweep": SHORT_SWEEP})
+    few = {"limit": 100, "progress": False}
+    whole = evaluate(network, digits, chosen, store=store, **few)
+    other = evaluate(network, digits, chosen, batch_size=batch_size, store=Store(tmp_path / "other"), **few)
+    pairs = [
+        (unpack(whole[metric].verdicts[name], 100), unpack(packed, 100))
+        for metric in whole
+        for name, packed in other[metric].verdicts.items()
+    ]
+    agreement = float(np.mean([first == second for first, second in pairs]))
+    print(f"batch size {batch_size} against 100: {100 * agreement:.2f} % of {100 * len(pairs)} verdicts agree")
+    assert agreement >= (0.995 if batch_size < 100 else 1)
+    assert {measurement.values["batch_size"] for measurement in other.values()} == {min(batch_size, 100)}
 
 
 @pytest.mark.parametrize("broken", ["shard-0001", "measurement-", "samples-"])
