@@ -358,16 +358,17 @@ def test_false_clean_verdicts_are_found_though_every_digest_fits(made: Made, ver
     made.forge("clean", samples, claim=True)
     assert failed(verify(made.file)) == ["clean: predictions"]
 
-    samples = made.samples("clean")
-    first = int(np.flatnonzero(samples["correct"])[-1])
-    samples["predicted"][first], samples["correct"][first] = (samples["predicted"][first] + 1) % 10, False
+    samples["correct"][wrong[0]] = False
+    right = int(np.flatnonzero(samples["correct"])[0])
+    samples["predicted"][right], samples["correct"][right] = (samples["predicted"][right] + 1) % 10, False
     made.forge("clean", samples, claim=True)
     assert failed(verify(made.file))[0] == "clean: predictions"
 
     samples = made.samples("autoattack")
-    samples["broken_by"][wrong[0]] = 0
-    made.forge("autoattack", samples, claim=True)
-    assert "autoattack: the rest" in failed(verify(made.file))
+    for robust_or_broken_later in (0, 1):
+        samples["broken_by"][wrong[0]] = robust_or_broken_later
+        made.forge("autoattack", samples, claim=True)
+        assert "autoattack: the rest" in failed(verify(made.file))
 
 
 def test_what_a_metric_may_say_of_images_that_are_wrong_when_clean(made: Made, verify: Verify) -> None:
@@ -438,6 +439,14 @@ def test_another_model_s_bundle_and_weights_are_named(
     shutil.copy(other.bundle, made.bundle)
     with pytest.raises(InputError, match="is of another model"):
         verify(made.file)
+
+
+def test_weights_that_are_not_the_entry_s_are_found_though_every_digest_fits(made: Made, verify: Verify) -> None:
+    info = made.entry.subject.model_copy(update={"weights_digest": "0" * 64})
+    entry = made.entry.model_copy(update={"subject": info})
+    digest = bundle.write(made.boards, entry, made.store, made.checkpoint)
+    made.rewrite(subject=info, evidence=digest)
+    assert failed(verify(made.file)) == ["weights"]
 
 
 def test_what_is_missing_or_foreign_is_told_in_one_sentence(made: Made, verify: Verify, tmp_path: Path) -> None:

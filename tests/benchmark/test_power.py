@@ -150,13 +150,20 @@ def test_study_writes_the_same_files_twice(tmp_path: Path) -> None:
     assert "torch " in found.markdown()
 
 
-def test_bases_are_the_least_and_the_most_robust_clear_checkpoints() -> None:
-    paths = [Path(name) for name in "abcd"]
-    robust = {"a": (30.0, "clear"), "b": (2.0, "clear"), "c": (70.0, "clear"), "d": (90.0, "suspect: Square")}
-    cases = [Case(name, name, None, 99.0, pgd20, (), verdict) for name, (pgd20, verdict) in robust.items()]
-    assert power.extremes(paths, cases) == [Path("b"), Path("c")]
+def test_bases_are_the_least_and_the_most_robust_of_the_good_clear_checkpoints() -> None:
+    paths = [Path(name) for name in "abcde"]
+    found = [
+        (99.0, 30.0, "clear"),
+        (98.0, 2.0, "clear"),
+        (98.5, 70.0, "clear"),
+        (99.0, 90.0, "suspect: Square"),
+        (20.0, 0.0, "clear"),
+        (97.0, 1.0, "clear"),
+    ]
+    cases = [Case("a", str(i), None, clean, pgd20, (), verdict) for i, (clean, pgd20, verdict) in enumerate(found)]
+    assert power.extremes([*paths, Path("f")], cases) == [Path("b"), Path("c")]
     assert power.extremes(paths[:1], cases[:1]) == [Path("a")]
-    assert power.extremes(paths[3:], cases[3:]) == []
+    assert power.extremes(paths[3:4], cases[3:4]) == []
 
 
 def test_study_needs_checkpoints_and_a_threat_model() -> None:
