@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import statistics
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -213,8 +214,7 @@ def study(
         collapsed: those whose training ended in a collapse.
         dataset: on whose first test images.
         output: the folder to write :data:`FILES` into; None: write nothing.
-        bases: checkpoints to plant every failure in; None: those of ``checkpoints`` that are the least and the most
-            robust under PGD-20 among the ones that are above chance.
+        bases: checkpoints to plant every failure in; None: the :func:`extremes`.
         threat: such as ``Linf:8/255``; None: that of the data set's standard protocol.
         config: the court's settings; None: the default ones, with half of Square's queries.
         seed: root of every random stream.
@@ -302,9 +302,15 @@ def protocol(
 
 
 def extremes(checkpoints: Sequence[Path], cases: Sequence[Case]) -> list[Path]:
-    """Return the checkpoint that is least robust, and the most robust one, among those that are clear."""
-    clear = [(case.pgd20, place) for place, case in enumerate(cases) if case.verdict == "clear"]
-    return [checkpoints[place] for _, place in dict.fromkeys((min(clear), max(clear)))] if clear else []
+    """Return the checkpoint that is least robust, and the most robust one, among the clear ones that are no less
+    accurate than their median: in a poor classifier there is little for a failure to hide.
+    """
+    clear = [place for place, case in enumerate(cases) if case.verdict == "clear"]
+    if not clear:
+        return []
+    median = statistics.median(cases[place].clean for place in clear)
+    robustness = [(cases[place].pgd20, place) for place in clear if cases[place].clean >= median]
+    return [checkpoints[place] for _, place in dict.fromkeys((min(robustness), max(robustness)))]
 
 
 def _rate(count: int, of: int) -> str:
