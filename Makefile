@@ -5,6 +5,7 @@ PYTHON  ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 METHODS ?= ebjdat,trades
 DATASET ?= digits
 SEEDS   ?= 0
+WORKERS ?= 2
 ARGS    ?=
 
 VENV      := .venv
@@ -32,7 +33,7 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 run: install
-	$(VENV)/bin/python -m benchmark run --methods "$(METHODS)" --dataset "$(DATASET)" --seeds "$(SEEDS)" $(ARGS)
+	$(VENV)/bin/python -m benchmark run --methods "$(METHODS)" --dataset "$(DATASET)" --seeds "$(SEEDS)" --workers "$(WORKERS)" $(ARGS)
 
 lint: install
 	$(VENV)/bin/ruff check .

@@ -113,7 +113,7 @@ _MEANINGS = {
 
 
 def rebuild(leaderboards: Path) -> list[Path]:
-    """Write the tables of every data set, threat model and ablation, and delete what has no entries any more.
+    """Write the tables of every data set, threat model and ablation, and delete what belongs to no entry any more.
 
     Returns:
         The files written, sorted.
@@ -122,11 +122,18 @@ def rebuild(leaderboards: Path) -> list[Path]:
         InputError: an entry or an ablation is malformed or in the wrong folder, two entries are the same run, or a
             file cannot be written; the sentence names the file.
     """
+    # Imported here, for PyTorch comes with it, and what only reads tables does without.
+    from benchmark import bundle
+
     written: list[Path] = []
+    measured: list[Entry] = []
     for folder in sorted(path.parent for path in leaderboards.glob("*/*/entries") if path.is_dir()):
         entries = read_entries(folder)
         written += replace_files(folder, _tables(entries), _REPLACED)
         drop_pictures(folder, entries)
+        bundle.drop_stale(folder, entries)
+        measured += entries.values()
+    bundle.drop_weights(leaderboards, measured)
     for folder in sorted(path.parent for path in leaderboards.glob(f"*/*/{ABLATIONS}/*/entries") if path.is_dir()):
         written += ablation.rebuild(folder)
     return sorted(written)

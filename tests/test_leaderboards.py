@@ -1,10 +1,12 @@
 """The results under version control: what anybody can check of them without training."""
 
+import csv
 import shutil
 from pathlib import Path
 
 import pytest
 
+from benchmark import bundle
 from benchmark.leaderboard import rebuild
 from benchmark.results import Entry, entry_path, picture_path, read_entry
 
@@ -61,3 +63,27 @@ def test_autoattack_is_no_weaker_than_pgd20(entry: tuple[Path, Entry]) -> None:
     assert accuracies == sorted(accuracies)
     if "autoattack" in measurements:
         assert isinstance(measurements["autoattack"].values["pgd20_breaks_autoattack_does_not"], int)
+
+
+def test_every_bundle_verifies() -> None:
+    found = list(bundle.verify_all(LEADERBOARDS))
+    assert len(found) == sum(read_entry(path).evidence is not None for path in ENTRIES) > 0
+    for verification in found:
+        assert verification.passed, (verification.entry, verification.lines)
+
+
+def test_court_keeps_what_is_promised_of_it() -> None:
+    """Every planted failure is caught, and at most 5 % of the honest checkpoints of the table are accused."""
+    folder = LEADERBOARDS / "digits" / "linf-0.15"
+    with open(folder / "court" / "court.csv", newline="") as file:
+        checks = list(csv.DictReader(file))
+    judged = {row["weights"] for row in checks if row["kind"] != "planted"}
+    assert judged == {read_entry(path).subject.weights_digest[:16] for path in (folder / "entries").glob("*.json")}
+    suspected: dict[str, dict[tuple[str, str], bool]] = {"planted": {}, "honest": {}, "collapsed": {}}
+    for row in checks:
+        cases, case = suspected[row["kind"]], (row["weights"], row["failure"])
+        cases[case] = cases.get(case, False) or row["passed"] == "false"
+    caught, accused = suspected["planted"].values(), suspected["honest"].values()
+    print(f"court: {sum(caught)} of {len(caught)} planted failures, {sum(accused)} of {len(accused)} honest models")
+    assert all(caught) and len(caught) >= 11
+    assert sum(accused) <= 0.05 * len(accused)

@@ -146,7 +146,7 @@ def test_study_writes_the_same_files_twice(tmp_path: Path) -> None:
     for name in power.FILES:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     assert (tmp_path / "first" / power.FILES[0]).read_text() == found.markdown()
-    assert found.cases[0].subject == "reference s0"
+    assert found.cases[0].subject.startswith("reference s")
     assert "torch " in found.markdown()
 
 
