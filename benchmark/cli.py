@@ -243,7 +243,7 @@ def verify(
     for verification in found:
         typer.echo(f"{'verified' if verification.passed else 'FAILED'}: {verification.entry}")
         for line in verification.lines:
-            if len(found) == 1 or not line.passed:
+            if len(found) == 1 or line.passed is False:
                 mark = {True: "ok", False: "FAILED", None: "not checked"}[line.passed]
                 typer.echo(f"  {mark}: {line.check}: {line.detail}")
     typer.echo(
