@@ -246,10 +246,9 @@ def verify(
             if len(found) == 1 or line.passed is False:
                 mark = {True: "ok", False: "FAILED", None: "not checked"}[line.passed]
                 typer.echo(f"  {mark}: {line.check}: {line.detail}")
-    typer.echo(
-        f"{sum(verification.passed for verification in found)} of {len(found)} entries verified. {bundle.MEANING}"
-    )
-    if not all(verification.passed for verification in found):
+    good = sum(verification.passed for verification in found)
+    typer.echo(f"{good} of {len(found)} entries verified. {bundle.MEANING}")
+    if good < len(found):
         raise typer.Exit(1)
 
 

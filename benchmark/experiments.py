@@ -531,11 +531,9 @@ def _print_result(
             table.add_row(name, "failed", "", found.error)
             continue
         for column, place in registry.get(name).COLUMNS.items():
-            value = found.values.get(place.value)
             interval = [found.values.get(f"{place.value}_{end}") for end in ("low", "high")]
             known = [f"{end:.{place.digits}f}" for end in interval if isinstance(end, int | float)]
-            text = f"{value:.{place.digits}f}" if isinstance(value, int | float) else str(value or "-")
-            table.add_row(column, text, " to ".join(known), place.meaning)
+            table.add_row(column, place.text(found.values), " to ".join(known), place.meaning)
     doubts = [(name, flag) for name, found in measurements.items() for flag in found.flags]
     for name, flag in [("subject", flag) for flag in subject.flags] + doubts:
         table.add_row(name, "doubt", "", flag)

@@ -269,6 +269,4 @@ def _line(measurement: Measurement) -> str:
     if measurement.status == "failed":
         return f"{measurement.metric}: failed: {measurement.error}\n"
     column = next(iter(registry.get(measurement.metric).COLUMNS.values()))
-    value = measurement.values.get(column.value)
-    text = f"{value:.{column.digits}f}" if isinstance(value, int | float) else str(value or "-")
-    return f"{measurement.metric}: {text} (n={measurement.n}, {measurement.seconds:.1f} s)\n"
+    return f"{measurement.metric}: {column.text(measurement.values)} (n={measurement.n}, {measurement.seconds:.1f} s)\n"

@@ -16,6 +16,7 @@ A metric module has
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
@@ -40,6 +41,11 @@ class Column(NamedTuple):
     meaning: str
     """For the legend under the table."""
     digits: int = 2
+
+    def text(self, values: Mapping[str, float | int | str | None]) -> str:
+        """Return the column's value among a measurement's, as it is shown."""
+        value = values.get(self.value)
+        return f"{value:.{self.digits}f}" if isinstance(value, int | float) else str(value or "-")
 
 
 def _modules() -> dict[str, str]:
