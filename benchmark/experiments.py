@@ -300,7 +300,8 @@ def _evaluated(
         measurements = evaluation.measure(subject, dataset, protocol, store, source)
         failures += _failures(f"{trained.recipe} seed {trained.seed}", measurements)
         entry = _entry(plan, trained, folder, subject, evaluation.which, protocol, measurements, cell)
-        digest = bundle.write(leaderboards, entry, store, folder / FILES[evaluation.which])
+        # A bundle holds what was added to the test images, and `verify` does not know their noise.
+        digest = None if protocol.noise else bundle.write(leaderboards, entry, store, folder / FILES[evaluation.which])
         path = write_entry(leaderboards, entry.model_copy(update={"evidence": digest}))
         generated = measurements.get("generation")
         if generated is not None and (panels := pictures.panels_of(generated, store)):

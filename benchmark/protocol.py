@@ -33,6 +33,9 @@ class Protocol(Strict):
     """The one data set it is for; None: any."""
     threat: str
     """Such as ``Linf:8/255``; eps in [0, 1] pixel units."""
+    noise: Annotated[float, Field(ge=0)] = 0
+    """Standard deviation of Gaussian noise on the test images before anything is measured, in [0, 1] pixel units and
+    not clamped: the standard protocols have none."""
     shard: Annotated[int, Field(ge=1)] = 100
     """Images that are measured and stored together, and that share random streams."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -56,7 +59,8 @@ class Protocol(Strict):
     @property
     def resolved(self) -> dict[str, Any]:
         """Everything that decides a number: this protocol with every default and every metric's version."""
-        content = self.model_dump(exclude={"description"})
+        # Without the key where there is no noise: the protocols from before there could be any keep their hashes.
+        content = self.model_dump(exclude={"description"} if self.noise else {"description", "noise"})
         content["metrics"] = {
             name: {"version": metrics.get(name).VERSION, "config": self.config(name).model_dump(mode="json")}
             for name in self.metrics

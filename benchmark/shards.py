@@ -26,7 +26,7 @@ from benchmark.results import Check, Measurement, Value
 from benchmark.store import NOTE, Arrays, Store, key
 from benchmark.subject import Subject
 from methods.data import Dataset, ImageSet
-from methods.primitives.random import derive, generator
+from methods.primitives.random import derive, generator, normal_like
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Shard:
 
     index: int
     x: Tensor
-    """[B,C,H,W], float32 in [0,1], on the subject's device."""
+    """[B,C,H,W], float32 in [0,1] (the protocol's noise may leave it), on the subject's device."""
     y: Tensor
     """[B], int64."""
     root: int
@@ -100,7 +100,9 @@ class Shards:
             "shard": self.protocol.shard,
             "seed": self.protocol.seed,
         }
-        # Without the key where there are no conditions: what was stored before there were any stays valid.
+        if self.protocol.noise:
+            identity["noise"] = self.protocol.noise
+        # Without the keys where there is nothing to say: what was stored before there was stays valid.
         return identity | {"conditions": module.conditions(self)} if hasattr(module, "conditions") else identity
 
     def of(self, metric: str) -> Shards:
@@ -190,7 +192,11 @@ class Shards:
 
     def _shard(self, index: int) -> Shard:
         chosen = slice(*self._bounds(index))
-        return Shard(index, self.images.unit(chosen), self.images.labels[chosen], self.protocol.seed)
+        shard = Shard(index, self.images.unit(chosen), self.images.labels[chosen], self.protocol.seed)
+        if not self.protocol.noise:
+            return shard
+        noise = normal_like(shard.x, shard.generator("noise"))
+        return replace(shard, x=shard.x + self.protocol.noise * noise)
 
 
 def in_batches(function: Callable[[Tensor, Tensor], Tensor], y: Tensor, batch_size: int) -> Callable[[Tensor], Tensor]:

@@ -103,13 +103,13 @@ def adversary(subject: Subject, threat: ThreatModel, shard: Shard) -> AutoAttack
 
 
 def distances(threat: ThreatModel, x_adv: Tensor, x: Tensor) -> Tensor:
-    """Return the size of each perturbation [B].
+    """Return the size of each perturbation [B], from the image clamped to [0, 1]: attacks clamp what they return.
 
     Raises:
         RuntimeError: one is outside the threat model, or NaN.
     """
-    perturbation = threat.distance(x_adv, x)
-    outside = bool((x_adv < 0).any()) or bool((x_adv > 1).any())
+    perturbation = threat.distance(x_adv.clamp(0, 1), x.clamp(0, 1))
+    outside = bool((x_adv < x.clamp(max=0)).any()) or bool((x_adv > x.clamp(min=1)).any())
     if not bool((perturbation <= threat.radius + _SLACK).all()) or outside:
         largest = float(perturbation.max())
         raise RuntimeError(f"AutoAttack left the threat model: NaN, outside [0, 1], or {largest:.6f} from the image")

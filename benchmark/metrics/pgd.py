@@ -103,7 +103,7 @@ def attack_shard(subject: Subject, data: Shards, protocol: Protocol) -> Callable
         correct = logits_adv.argmax(1) == shard.y
         tensors = {
             "correct": correct,
-            "perturbation": threat.distance(x_adv, shard.x),
+            "perturbation": threat.distance(x_adv, shard.x.clamp(0, 1)),
             "joint_energy": joint_energy(logits, shard.y),
             "joint_energy_adv": joint_energy(logits_adv, shard.y),
             "marginal_energy": marginal_energy(logits),

@@ -13,7 +13,7 @@ from benchmark.protocol import Protocol, default, load, threat_of
 from methods.errors import InputError
 
 
-@pytest.mark.parametrize("name", sorted(name for name in protocols() if name != "attacks-v1"))
+@pytest.mark.parametrize("name", sorted(name for name in protocols() if name != "attacks-v1" and "release" not in name))
 def test_protocols_of_the_project_are_standard_and_complete(name: str) -> None:
     protocol = load(name, "L2:0.5" if name.startswith("standard-") else None)
     assert protocol.id == name
@@ -48,12 +48,25 @@ def test_third_versions_add_metrics_and_change_none(name: str) -> None:
     assert second | {"id": name} == third
 
 
+def test_released_evaluator_of_ebjdat_is_half_the_eps_with_other_attacks() -> None:
+    noisy, plain = load("ebjdat-release-v1"), load("ebjdat-release-sadajem-v1")
+    assert (noisy.role, noisy.threat, noisy.noise) == ("authors", "Linf:4/255", 0.03 / 2)
+    assert noisy.resolved | {"id": plain.id} == plain.resolved | {"noise": 0.03 / 2}
+    attack = noisy.config("pgd20")
+    assert (attack.steps, attack.step_size * 4 / 255, attack.start) == (20, 0.5 / 255, "uniform")
+    custom = noisy.config("autoattack_custom")
+    assert (custom.attacks, custom.iterations) == (["apgd_ce", "apgd_dlr", "fab_t_wrong_box", "square"], 20)
+    assert custom.queries == 5000
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("cifar10-jpeg-linf-8_255-v1", "0e94bfffdc92"),
         ("digits-linf-v1", "7bc8197713b2"),
         ("digits-linf-v2", "1407f47d72de"),
+        ("digits-linf-v3", "ce596443b0ca"),
+        ("cifar10-jpeg-linf-8_255-v3", "38f0ee5e9e74"),
     ],
 )
 def test_published_protocols_keep_their_hash(name: str, expected: str) -> None:
@@ -112,6 +125,7 @@ def test_hash_is_over_content_and_not_over_words(protocol: Callable[..., Protoco
         {"seed": 1},
         {"shard": 11},
         {"threat": "Linf:0.03"},
+        {"noise": 0.01},
         {"dataset": "digits"},
         {"metrics": {"clean": {}}},
         {"metrics": {"clean": {}, "pgd20": {"steps": 21}, "energy": {}}},

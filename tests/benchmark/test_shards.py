@@ -61,6 +61,18 @@ def test_outcomes_do_not_depend_on_how_many_images_are_asked_for(make: Made, sto
         assert part[name][:10].tolist() == whole[name][:10].tolist()
 
 
+def test_noise_is_of_the_shard_and_unclamped(make: Made) -> None:
+    clean, data = make(), make(metric="clean", n=24)
+    noisy = replace(data, protocol=data.protocol.model_copy(update={"noise": 0.3}))
+    difference = torch.cat([shard.x for shard in noisy]) - torch.cat([shard.x for shard in clean])
+    assert float(difference.std()) == pytest.approx(0.3, rel=0.05)
+    assert float(difference.mean()) == pytest.approx(0, abs=0.03)
+    assert float(torch.cat([shard.x for shard in noisy]).min()) < 0
+    for metric in ("clean", "pgd20"):
+        again = [shard.x for shard in replace(noisy, metric=metric, n=13)]
+        assert torch.equal(again[0], next(iter(noisy)).x)
+
+
 def test_whole_shards_are_shared_between_limits_and_cut_ones_are_not(make: Made) -> None:
     computed: list[tuple[int, int]] = []
 
@@ -106,6 +118,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     },
     "marginal": {"attacks": ["square"]},
     "masking": {"images": 7, "restarts": 1, "corners": 3, "queries": 9, "draws": 2},
+    "autoattack_custom": {"attacks": ["square"], "iterations": 20, "queries": 9},
 }
 """For every metric, another value of every setting."""
 
@@ -159,7 +172,7 @@ def test_what_else_can_change_a_number_is_in_its_key(
     def subject(**changed: Any) -> Shards:
         return replace(data, subject=replace(data.subject, **changed))
 
-    kept = {"shard": 7, "seed": 1, "threat": "Linf:0.03"}
+    kept = {"shard": 7, "seed": 1, "threat": "Linf:0.03", "noise": 0.01}
     free = {"id": "other-v1", "role": "standard", "description": "other", "dataset": "toy"}
     assert {*kept, *free, "metrics"} == set(Protocol.model_fields)
     for field, value in kept.items():

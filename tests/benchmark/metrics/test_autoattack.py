@@ -12,6 +12,7 @@ import torch
 from pyautoattack import AutoAttack, checks
 from torch import Tensor, nn
 
+from benchmark.cascade import STANDARD
 from benchmark.metrics import autoattack
 from benchmark.protocol import Protocol
 from benchmark.results import Measurement
@@ -81,7 +82,7 @@ def test_every_verdict_agrees_with_pyautoattack_called_directly(
     assert samples["perturbation"] == pytest.approx(ThreatModel.parse(threat).distance(x_adv, x).numpy())
     # What the package logs after each attack is what was overheard.
     logged = [message for message in caplog.messages if message.startswith("robust accuracy after")]
-    for name, attack in zip(autoattack.ATTACKS, ("APGD-CE", "APGD-T", "FAB-T", "SQUARE"), strict=True):
+    for name, attack in zip(STANDARD, ("APGD-CE", "APGD-T", "FAB-T", "SQUARE"), strict=True):
         (line,) = [message for message in logged if f"after {attack}:" in message]
         accuracy = measurement.values[f"after_{name}"]
         assert isinstance(accuracy, float)

@@ -1,0 +1,97 @@
+"""AutoAttack with other attacks or fewer iterations than *standard*: what papers and their code call AutoAttack too.
+
+For explaining numbers that were not measured by the standard version, never to stand in its place. The cascade, the
+random streams and the package are those of :mod:`benchmark.metrics.autoattack`: with the standard attacks, iterations
+and queries, every verdict is the same.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from benchmark import evidence
+from benchmark.cascade import ROBUST, STANDARD, WRONG_BOX, Cascade
+from benchmark.metrics import Column
+from benchmark.protocol import Protocol
+from benchmark.results import Measurement, Value
+from benchmark.schema import Strict
+from benchmark.shards import Shards, counted, percent, standard_error
+from benchmark.single_attacks import check as check_classes
+from benchmark.store import Arrays
+from benchmark.subject import Subject
+from methods.errors import InputError
+from methods.primitives.threat import ThreatModel
+
+NAME = "autoattack_custom"
+VERSION = 1
+
+Attack = Literal["apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "fab_t_wrong_box", "square"]
+
+
+class Config(Strict):
+    """The cascade."""
+
+    attacks: Annotated[list[Attack], Field(default=list(STANDARD), min_length=1)]
+    """In order. ``fab_t_wrong_box``: see :class:`benchmark.cascade.WrongBoxFAB`."""
+    iterations: Annotated[int, Field(ge=1)] = 100
+    """Of APGD and FAB."""
+    queries: Annotated[int, Field(ge=1)] = 5000
+    """Of Square."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        named = ["fab_t" if name == WRONG_BOX else name for name in self.attacks]
+        for name in named:
+            if named.count(name) > 1:
+                raise ValueError(f"{name} is there twice")
+        return self
+
+    @property
+    def cascade(self) -> Cascade:
+        """The cascade with these settings."""
+        return Cascade(tuple(self.attacks), self.iterations, self.queries)
+
+
+COLUMNS = {
+    "autoattack_custom": Column("accuracy", "accuracy under a custom AutoAttack, %; not the standard one"),
+}
+
+
+def conditions(data: Shards) -> dict[str, Any]:
+    """Return what the stored outcomes hold besides verdicts."""
+    return {"evidence": evidence.FORMAT}
+
+
+def verdicts(samples: Arrays) -> dict[str, np.ndarray]:
+    """Return the outcome per image behind the accuracy; the cascade's parts depend on the settings."""
+    return {"accuracy": samples["broken_by"] == ROBUST}
+
+
+def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+    """Measure accuracy in percent, clean, after each attack of the cascade, and after all.
+
+    Per image as :mod:`benchmark.metrics.autoattack`.
+
+    Raises:
+        InputError: the model has fewer classes than a loss of the attacks compares, or the threat model is not Linf
+            and an attack is defined for Linf only.
+        RuntimeError: what comes back is outside the threat model, or NaN.
+    """
+    config: Config = protocol.config(NAME)
+    threat, cascade = ThreatModel.parse(protocol.threat), config.cascade
+    check_classes(subject, config.attacks)
+    if WRONG_BOX in config.attacks and threat.norm != "Linf":
+        raise InputError(f"{WRONG_BOX} is defined for Linf, not for {threat}.")
+    arrays = data.map(lambda shard: cascade.run(subject, threat, shard, data.batch_size))
+    values: dict[str, Value] = {
+        **{name: percent(outcome) for name, outcome in cascade.verdicts(arrays).items()},
+        "standard_error": standard_error(arrays["broken_by"] == ROBUST),
+        **{f"seconds_{name}": float(arrays[f"shard_seconds_{name}"].sum()) for name in config.attacks},
+        "eps": str(threat).partition(":")[2],
+        "max_perturbation": float(arrays["perturbation"].max()),
+    }
+    flags = [f"not AutoAttack standard: {', '.join(config.attacks)}, {config.iterations} iterations"]
+    return data.finish(arrays, values, flags + counted(str(message) for message in arrays["shard_warnings"]))
