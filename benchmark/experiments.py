@@ -16,6 +16,7 @@ from rich.table import Table
 from benchmark import ablation as ablations
 from benchmark import bundle, leaderboard, pictures
 from benchmark import config as files
+from benchmark import gap as gaps
 from benchmark import metrics as registry
 from benchmark import protocol as protocols
 from benchmark.doctor import Diagnosis, examine
@@ -404,6 +405,73 @@ def evaluate_one(
         write_json(json_file, result)
     _print_result(subject, data, chosen, measurements, runs)
     return _failures(subject.name, measurements)
+
+
+def explain_gap(
+    evaluation: Evaluation,
+    *,
+    checkpoint: Path | None = None,
+    factory: str | None = None,
+    weights: Path | None = None,
+    dataset: str | None = None,
+    threat: str | None = None,
+    released: str | None = None,
+    device: str = "auto",
+    runs: Path = Path("runs"),
+    folder: Path,
+) -> tuple[gaps.Gap, list[Path]]:
+    """Walk one checkpoint from the evaluator released with EB-JDAT to the standard protocol of its data set.
+
+    Args:
+        evaluation: its metrics are chosen by the walk.
+        checkpoint, factory, weights, dataset, device, runs: as for :func:`evaluate_one`.
+        threat: of the standard protocol; its own by default.
+        released: id of the evaluator's protocol; by default the one of the checkpoint's method and host.
+        folder: where the results are written.
+
+    Returns:
+        What each difference contributes, and the files written.
+
+    Raises:
+        InputError: not exactly one subject, anything named does not fit, or a measurement failed.
+    """
+    subject, name = _named(checkpoint, factory, weights, dataset, select_device(device), evaluation.which)
+    source = Source(name, None, None, device, checkpoint, evaluation.which, factory, weights)
+    standard = _protocol(name, threat, None, subject)
+    begin = gaps.protocols(standard, released or gaps.released_evaluator(subject.metadata if subject else {}))
+    evaluation.check(standard, name)
+    data = source.data()
+    subject = subject or source.subject(data)
+    store = Store(runs / "measurements")
+
+    def measured(change: gaps.Change) -> Measurement:
+        only = replace(evaluation, metrics=[change.metric])
+        return only.measure(subject, data, change.protocol, store, source)[change.metric]
+
+    walks: list[gaps.Walk] = []
+    n = len(data.test)
+    for accuracy in gaps.WALKED:
+        changes = list(gaps.walk(begin, standard, accuracy))
+        print(f"{accuracy}: {len(changes)} stops", file=sys.stderr)
+        walks.append(gaps.Walk(accuracy=accuracy, stops=gaps.stops(changes, measured)))
+    gap = gaps.Gap(
+        subject=subject.name,
+        recipe=subject.metadata.get("recipe"),
+        seed=subject.metadata.get("seed"),
+        which=evaluation.which if checkpoint is not None else None,
+        weights_digest=subject.digest,
+        dataset=data.name,
+        data_digest=data.test.digest,
+        n=n if evaluation.limit is None else min(evaluation.limit, n),
+        of=n,
+        released=ProtocolInfo(id=begin.id, hash=begin.hash, role=begin.role),
+        released_threat=begin.threat,
+        standard=ProtocolInfo(id=standard.id, hash=standard.hash, role=standard.role),
+        standard_threat=standard.threat,
+        walks=walks,
+        provenance=provenance(subject.device),
+    )
+    return gap, gaps.write(gap, folder)
 
 
 def diagnose(

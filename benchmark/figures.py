@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,53 @@ def _panel(axis: Any, rows: Sequence[Mapping[str, Sequence[float]]], label: str)
         axis.spines[side].set_visible(False)
     axis.tick_params(axis="y", length=0)
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9)
+
+
+def waterfall(path: Path, title: str, walks: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> None:
+    """Write a PNG with a panel a walk: the accuracy at its first and last stop, and what each stop between changed.
+
+    Args:
+        path: of the PNG.
+        title: over it.
+        walks: (name, stops) each; a stop is (what was changed, accuracy in percent after it), the first the start.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    heights = [len(stops) + 1 for _, stops in walks]
+    figure = Figure(figsize=(6.5, 1.2 + 0.32 * sum(heights) + 0.3 * len(walks)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(walks), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for axis, (name, stops) in zip(axes, walks, strict=True):
+        _falls(axis, name, stops)
+    axes[-1].set_xlabel("accuracy in %")
+    figure.suptitle(title, fontsize=11, wrap=True)
+    write(path, lambda temporary: figure.savefig(temporary, format="png", metadata={"Software": None}))
+
+
+def _falls(axis: Any, name: str, stops: Sequence[tuple[str, float]]) -> None:
+    (first, start), end = stops[0], stops[-1][1]
+    bars = [(first, 0.0, start, f"{start:.2f}", "#999999")]
+    for (_, before), (label, after) in pairwise(stops):
+        colour = "#D55E00" if after < before else "#0072B2"
+        bars.append((label, min(before, after), abs(after - before), f"{after - before:+.2f}", colour))
+    bars.append(("standard protocol", 0.0, end, f"{end:.2f}", "#999999"))
+    for place, (_, left, width, text, colour) in enumerate(bars):
+        axis.barh(place, width, left=left, height=0.7, color=colour)
+        axis.annotate(text, (left + width, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    for place, (_, level) in enumerate(stops):
+        axis.plot([level, level], [place - 0.35, place + 1.35], color="#555555", linewidth=0.7)
+    axis.set_yticks(range(len(bars)), [bar[0] for bar in bars])
+    axis.set_ylim(len(bars) - 0.4, -0.6)
+    axis.set_xlim(0, 112)
+    axis.set_xticks(range(0, 101, 20))
+    axis.set_title(name, loc="left", fontsize=9)
+    for side in ("top", "right", "left"):
+        axis.spines[side].set_visible(False)
+    axis.tick_params(axis="y", length=0)
 
 
 _WIDTH = 7.0
