@@ -35,6 +35,8 @@ from benchmark.cells import (
     replace_files,
 )
 from benchmark.figures import Line, dot_plot
+from benchmark.reported import Number
+from benchmark.reported import numbers as published
 from benchmark.results import Entry, read_entries
 from benchmark.schema import Strict, checked
 from methods.errors import InputError, nearest
@@ -61,25 +63,12 @@ _MEANINGS = {
 }
 
 
-class Quoted(Strict):
-    """What the source says of a row."""
-
-    clean: float | None = None
-    pgd20: float | None = None
-    autoattack: float | None = None
-    fid: float | None = None
-    inception_score: float | None = None
-    collapsed_at: float | None = None
-    """Epoch; None where it did not collapse."""
-
-
 class Row(Strict):
     """One variant."""
 
     name: str = Field(min_length=1)
     set: dict[str, Any]
     """Laid over the recipe and the data set's overlay, as ``--set`` does."""
-    reported: Quoted | None = None
 
 
 class Ablation(Strict):
@@ -87,9 +76,9 @@ class Ablation(Strict):
 
     title: str
     source: str = ""
-    """Where the question, and the reported numbers, come from."""
-    reported_dataset: str = ""
-    """Data set of the reported numbers."""
+    """Where the question comes from."""
+    reported: str = ""
+    """Source and table of the quoted numbers, as configs/reported.csv has them; its rows have the names of these."""
     note: str = ""
     """What to know before comparing with the reported numbers."""
     recipe: str
@@ -109,6 +98,10 @@ def load(name: str) -> Ablation:
         raise InputError(f'There is no ablation "{name}" (there are {", ".join(known)}).{nearest(name, known)}')
     path = known[name]
     ablation = checked(Ablation, files.read_yaml(path), f"The ablation {path}")
+    if ablation.reported and not _quoted(ablation):
+        known = {number.origin for number in published() if number.recipe == ablation.recipe}
+        hint = nearest(ablation.reported, known)
+        raise InputError(f'The ablation {path}: no row of "{ablation.reported}" is quoted for it.{hint}')
     names = [row.name for row in ablation.rows]
     for row in ablation.rows:
         if names.count(row.name) > 1:
@@ -187,6 +180,7 @@ def _table(ablation: Ablation, group: dict[Path, Entry]) -> pd.DataFrame:
 def _columns(ablation: Ablation, group: dict[Path, Entry]) -> list[str]:
     found = {metric for entry in group.values() for metric in entry.measurements}
     left_out = (*_MEASURED, "energy_gap_std")
+    quoted = dict.fromkeys(f"reported_{number.metric}" for number in _quoted(ablation))
     extra = [name for name, (metric, _) in metric_columns().items() if metric in found and name not in left_out]
     return [
         *("row", "dataset", "threat", "seeds"),
@@ -194,7 +188,7 @@ def _columns(ablation: Ablation, group: dict[Path, Entry]) -> list[str]:
         *(name for name in extra if not name.startswith("cascade_")),
         *_EPOCHS,
         *("restarts", "collapsed_at"),
-        *_quoted(ablation),
+        *([*quoted, "reported_source"] if quoted else []),
         *("protocol", "n", "partial", "architecture", "config_digest", "overrides", "budget", "selection", "flags"),
     ]
 
@@ -242,19 +236,20 @@ def _lines(ablation: Ablation, group: dict[Path, Entry]) -> list[Line]:
     return lines
 
 
-def _quoted(ablation: Ablation) -> list[str]:
-    """Return the columns of reported numbers that some row fills."""
-    given = [row.reported.model_dump(exclude_none=True) for row in ablation.rows if row.reported]
-    columns = [f"reported_{name}" for name in Quoted.model_fields if any(name in numbers for numbers in given)]
-    return [*columns, "reported_source"] if columns else []
+def _quoted(ablation: Ablation) -> list[Number]:
+    """Return the quoted numbers of the ablation's rows."""
+    rows, wanted = {row.name for row in ablation.rows}, (ablation.reported, ablation.recipe)
+    return [number for number in published() if (number.origin, number.recipe) == wanted and number.row in rows]
 
 
 def _reported(ablation: Ablation, row: Row) -> dict[str, str]:
-    if row.reported is None:
-        return {}
-    found = row.reported.model_dump(exclude_none=True)
-    cells = {f"reported_{name}": f"{found[name]:{'g' if name == 'collapsed_at' else '.2f'}}" for name in found}
-    return cells | {"reported_source": f"{ablation.source} ({ablation.reported_dataset})"}
+    cells: dict[str, str] = {}
+    for number in _quoted(ablation):
+        if number.row == row.name:
+            form = "g" if number.metric == "collapsed_at" else ".2f"
+            cells[f"reported_{number.metric}"] = f"{number.value:{form}}"
+            cells["reported_source"] = f"{number.origin} ({number.dataset})"
+    return cells
 
 
 def _document(

@@ -15,6 +15,7 @@ from tabulate import tabulate
 from benchmark import metrics as registry
 from benchmark import significance
 from benchmark.metrics import Column
+from benchmark.reported import Number, differences, quoted
 from benchmark.results import PICTURES, Entry, Value, picture_path, unpack
 from methods.errors import InputError
 from methods.training.checkpoint import write_text
@@ -190,6 +191,24 @@ def _said(words: Sequence[str]) -> str:
         return ", ".join(dict.fromkeys(words))
     names = dict.fromkeys(name for text in suspected for name in text.split(", "))
     return f"suspect ({len(suspected)} of {len(words)} seeds): {', '.join(names)}"
+
+
+def quote(runs: Sequence[Entry], metric: str) -> str:
+    """Return the cell with the number that is quoted of a metric; ABSENT where none is."""
+    number = quoted(runs[0].recipe, runs[0].dataset, metric)
+    return f"{number.value:.2f}" if number else ABSENT
+
+
+def difference(runs: Sequence[Entry], number: Number | None) -> str:
+    """Return the mean over seeds minus a quoted number, and in brackets what sets the two apart.
+
+    ABSENT where nothing is quoted or measured. The settings of a row's seeds are the same, and so are the flags.
+    """
+    found = numbers(runs, number.metric) if number else []
+    if number is None or not found:
+        return ABSENT
+    flags = ", ".join(differences(number, runs[0]))
+    return f"{statistics.fmean(found) - number.value:+.2f}{f' ({flags})' if flags else ''}"
 
 
 def verdicts(runs: Iterable[Entry], column: str) -> np.ndarray | None:

@@ -24,6 +24,7 @@ from benchmark.cells import (
     by_protocol,
     card,
     described,
+    difference,
     drop_pictures,
     experiments,
     identity,
@@ -34,10 +35,12 @@ from benchmark.cells import (
     measured,
     metric_columns,
     numbers,
+    quote,
     replace_files,
     span,
     verdicts,
 )
+from benchmark.reported import FLAGS, quoted
 from benchmark.results import ABLATIONS, Entry, read_entries
 from benchmark.significance import places
 
@@ -55,7 +58,9 @@ COLUMNS = (
         "inception_score",
     ),
     *("generation_agreement", "generation_agreement_start"),
-    *("energy_gap_mean", "energy_gap_std", "masking", "reported_clean", "reported_autoattack", "protocol"),
+    *("energy_gap_mean", "energy_gap_std", "masking"),
+    *("reported_clean", "reported_pgd20", "reported_autoattack"),
+    *("difference_clean", "difference_pgd20", "difference_autoattack", "protocol"),
     *("architecture", "n", "partial", "restarts", "collapsed_at"),
     *("config_digest", "overrides", "budget", "selection", "flags"),
     *("rank_interval", "tie", "clean_interval", "pgd20_interval", "autoattack_interval"),
@@ -79,10 +84,14 @@ _GENERATION = (
     *("fid", "inception_score", "kid", "fid_ref", "generation_agreement", "generation_agreement_start"),
     *("energy_gap_mean", "energy_gap_std", "energy_overlap"),
 )
+_QUOTED = ("clean", "pgd20", "autoattack")
+"""Columns with a quoted number beside them."""
+_REPORTED = tuple(f"{kind}_{column}" for column in _QUOTED for kind in ("reported", "difference"))
 _SETTINGS = (
-    *("reported_clean", "reported_autoattack", "architecture", "n", "partial", "restarts", "collapsed_at"),
+    *("architecture", "n", "partial", "restarts", "collapsed_at"),
     *("config_digest", "overrides", "budget", "selection", "flags"),
 )
+_BESIDE = "Reported beside reproduced"
 _HEADING = ("dataset", "threat", "protocol")
 """The same in all rows, and said above the table."""
 _PAPER = {
@@ -108,7 +117,10 @@ _MEANINGS = {
     "number of pairs; rows ranked by another column or on another number of images have letters of their own",
     "*_interval": "95 % interval of the accuracy: over images (Wilson) for one seed, which says nothing of how "
     "training varies; over images and seeds (Student) for several",
-    "reported_*": "as published; the settings are those of the publication, not of this row",
+    "reported_*": "as published, for this data set or the one that it is an edition of; the settings are those of the "
+    "publication, not of this row",
+    "difference_*": "reproduced (mean over seeds) minus reported, in points, and in brackets what sets the two "
+    "measurements apart",
 }
 
 
@@ -178,11 +190,12 @@ def _further(group: dict[Path, Entry]) -> list[str]:
 
 def _section(group: dict[Path, Entry], file: str, table: pd.DataFrame) -> str:
     """Return a protocol's part of leaderboard.md: the table to look at first, and the rest by subject."""
-    named = {*_MAIN, *_GENERATION, *_SETTINGS, *_HEADING}
+    named = {*_MAIN, *_GENERATION, *_REPORTED, *_SETTINGS, *_HEADING}
     parts = {
         "": _MAIN,
         "Intervals and further attacks": [column for column in table if column not in named],
         "Generation and energy": _GENERATION,
+        _BESIDE: _REPORTED,
         "Settings and records": _SETTINGS,
     }
     text = f"## {next(iter(group.values())).protocol.id}\n\n{card(group, file)}\n"
@@ -193,7 +206,31 @@ def _section(group: dict[Path, Entry], file: str, table: pd.DataFrame) -> str:
             kept = ["rank", "method", *kept]
         if kept:
             text += f"\n{markdown(kept, table[kept].to_numpy().tolist())}\n"
+        if kept and title == _BESIDE:
+            text += f"\n{_apart(table)}\n\n{_origins(group)}\n"
     return text
+
+
+def _apart(table: pd.DataFrame) -> str:
+    """Return the sentence about the differences of a table, and what their flags mean."""
+    cells = [cell for column in _QUOTED for cell in table[f"difference_{column}"]]
+    found = {flag for cell in cells for flag in cell.partition(" (")[2].removesuffix(")").split(", ")}
+    flags = [f"*{flag}*: {meaning}" for flag, meaning in FLAGS.items() if flag in found]
+    return (
+        "No difference is shown without what sets the two measurements apart; one without a word in brackets is "
+        f"between two that are the same as far as the records go. {'; '.join(flags)}{'.' if flags else ''}"
+    ).rstrip()
+
+
+def _origins(group: dict[Path, Entry]) -> str:
+    """Return where the quoted numbers of a table come from, a line each."""
+    rows = dict.fromkeys((entry.recipe, entry.dataset) for entry in group.values())
+    found = [number for row in rows for column in _QUOTED if (number := quoted(*row, column))]
+    return "\n".join(
+        f"- {number.recipe}, {number.metric} {number.value:.2f}: {number.origin} ({number.terms}). "
+        f"{number.caveat}".rstrip()
+        for number in found
+    )
 
 
 def _filled(table: pd.DataFrame, columns: Iterable[str]) -> list[str]:
@@ -269,13 +306,7 @@ def _cells(runs: Sequence[Entry], columns: Sequence[str]) -> dict[str, str]:
         | {
             "method": first.recipe,
             "overrides": "; ".join(first.overrides) or ABSENT,
-            "reported_clean": _reported(first, "clean"),
-            "reported_autoattack": _reported(first, "autoattack"),
         }
+        | {f"reported_{column}": quote(runs, column) for column in _QUOTED}
+        | {f"difference_{column}": difference(runs, quoted(first.recipe, first.dataset, column)) for column in _QUOTED}
     )
-
-
-def _reported(entry: Entry, metric: str) -> str:
-    """Return the first number the recipe quotes for this data set."""
-    quoted = [item for item in entry.reported if item.dataset == entry.dataset and item.metric == metric]
-    return f"{quoted[0].value:.2f}" if quoted else ABSENT

@@ -11,7 +11,7 @@ import csv
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -105,6 +105,12 @@ class Number(Strict):
         """Source and table."""
         return f"{self.source}, {self.table}" if self.table else self.source
 
+    @property
+    def terms(self) -> str:
+        """Of what it is, and how it was measured, for people."""
+        words = [self.row, self.dataset, self.architecture or "network not named", self.threat]
+        return "; ".join([*(word for word in words if word), f"protocol {self.protocol}"])
+
 
 def numbers() -> tuple[Number, ...]:
     """Return every quoted number, in the order of the file.
@@ -115,19 +121,21 @@ def numbers() -> tuple[Number, ...]:
     return _read(config.CONFIGS / "reported.csv")
 
 
-def sources(recipe: str, dataset: str, metric: str) -> tuple[Number, ...]:
-    """Return what is quoted of a recipe beside a data set: the number that tables print, then further ones."""
-    beside = _BESIDE.get(dataset, dataset)
-    wanted = (recipe, beside, metric)
-    return tuple(number for number in numbers() if (number.recipe, number.dataset, number.metric) == wanted)
-
-
-def quoted(recipe: str, dataset: str, metric: str) -> Number | None:
-    """Return the number that tables print beside a recipe on a data set; None where nothing is quoted.
+def beside(recipe: str, dataset: str) -> dict[str, list[Number]]:
+    """Return what is quoted of a recipe beside a data set, by metric: the number that tables print, then further ones.
 
     Beside the JPEG edition of CIFAR-10 stand the numbers of CIFAR-10.
     """
-    return next(iter(sources(recipe, dataset, metric)), None)
+    found: dict[str, list[Number]] = {}
+    for number in numbers():
+        if (number.recipe, number.dataset) == (recipe, _BESIDE.get(dataset, dataset)):
+            found.setdefault(number.metric, []).append(number)
+    return found
+
+
+def quoted(recipe: str, dataset: str, metric: str) -> Number | None:
+    """Return the number that tables print beside a recipe on a data set; None where nothing is quoted."""
+    return next(iter(beside(recipe, dataset).get(metric, [])), None)
 
 
 def differences(number: Number, entry: Entry) -> tuple[str, ...]:
@@ -191,8 +199,8 @@ def _read(path: Path) -> tuple[Number, ...]:
     return tuple(found.values())
 
 
-def _row(cells: dict[str, str]) -> dict[str, object]:
+def _row(cells: dict[str, Any]) -> dict[str, Any]:
     try:
         return cells | {"value": float(cells["value"])}
     except ValueError:
-        return dict(cells)
+        return cells

@@ -17,17 +17,24 @@ from benchmark.results import Entry, picture_path, read_entry, write_entry
 from methods.errors import InputError
 
 Entries = Callable[..., Entry]
+QUOTED = [
+    "TRADES,Table 1,beta 1,trades,cifar10,WRN-34-10,clean,88.64,,authors,",
+    "TRADES,Table 1,beta 6,trades,cifar10,WRN-34-10,clean,84.92,,authors,",
+    "TRADES,Table 1,beta 1,trades,cifar10,WRN-34-10,collapsed_at,20,,authors,",
+    "TRADES,Table 1,beta 9,mart,cifar10,WRN-34-10,clean,1.0,,authors,",
+    "TRADES,Table 2,beta 9,trades,cifar10,WRN-34-10,clean,2.0,,authors,",
+]
 PNG = b"\x89PNG\r\n\x1a\n"
 FILE = {
     "title": "TRADES: the weight of the robust term",
     "source": "TRADES, Table 1",
-    "reported_dataset": "cifar10",
+    "reported": "TRADES, Table 1",
     "note": "Another network.",
     "recipe": "trades",
     "metrics": ["clean", "pgd20"],
     "rows": [
-        {"name": "beta 1", "set": {"options": {"beta": 1.0}}, "reported": {"clean": 88.64, "collapsed_at": 20}},
-        {"name": "beta 6", "set": {"options": {"beta": 6.0}}, "reported": {"clean": 84.92}},
+        {"name": "beta 1", "set": {"options": {"beta": 1.0}}},
+        {"name": "beta 6", "set": {"options": {"beta": 6.0}}},
         {"name": "beta 9", "set": {"options": {"beta": 9.0}}},
     ],
 }
@@ -38,6 +45,8 @@ def define(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pat
     """Write the ablation "beta", changed as asked, among the project's configuration."""
     shutil.copytree(config.CONFIGS, tmp_path / "configs")
     monkeypatch.setattr(config, "CONFIGS", tmp_path / "configs")
+    with open(tmp_path / "configs" / "reported.csv", "a") as handle:
+        handle.writelines(f"{line}\n" for line in QUOTED)
 
     def write(content: str | None = None, **changes: Any) -> Path:
         path = tmp_path / "configs" / "ablations" / "beta.yaml"
@@ -274,12 +283,17 @@ ROW = {"name": "one", "set": {}}
         (FILE | {"recipes": "trades"}, 'unknown key "recipes". Did you mean "recipe"?'),
         ({key: value for key, value in FILE.items() if key != "rows"}, 'the key "rows" is missing.'),
         (FILE | {"rows": []}, '"rows" is []'),
-        (FILE | {"rows": [ROW, ROW]}, 'has two rows called "one".'),
+        (FILE | {"reported": "", "rows": [ROW, ROW]}, 'has two rows called "one".'),
         (FILE | {"rows": [{"name": "one"}]}, 'the key "rows.0.set" is missing.'),
-        (FILE | {"rows": [ROW | {"reported": {"accuracy": 5.0}}]}, 'unknown key "rows.0.reported.accuracy".'),
-        (FILE | {"rows": [ROW | {"set": {"seed": 1}}]}, '"seed" is no setting, --seeds gives it.'),
-        (FILE | {"rows": [ROW | {"set": {"options": {"bta": 1}}}]}, 'Unknown key "options.bta". Did you mean "beta"?'),
-        (FILE | {"recipe": "tradse"}, 'There is no recipe "tradse". Did you mean "trades"?'),
+        (FILE | {"rows": [ROW | {"reported": {"clean": 5.0}}]}, 'unknown key "rows.0.reported".'),
+        (FILE | {"rows": [ROW]}, 'no row of "TRADES, Table 1" is quoted for it.'),
+        (FILE | {"reported": "TRADES, Tabel 1"}, 'Did you mean "TRADES, Table 1"?'),
+        (FILE | {"reported": "", "rows": [ROW | {"set": {"seed": 1}}]}, '"seed" is no setting, --seeds gives it.'),
+        (
+            FILE | {"reported": "", "rows": [ROW | {"set": {"options": {"bta": 1}}}]},
+            'Unknown key "options.bta". Did you mean "beta"?',
+        ),
+        (FILE | {"reported": "", "recipe": "tradse"}, 'There is no recipe "tradse". Did you mean "trades"?'),
         (FILE | {"metrics": ["clan"]}, 'Did you mean "clean"?'),
     ],
 )

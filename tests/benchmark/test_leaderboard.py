@@ -39,7 +39,8 @@ def test_columns_are_the_promised_ones_in_order(entry: Entries, tmp_path: Path) 
     assert " ".join(row) == " ".join(COLUMNS)
     assert " ".join(COLUMNS) == (
         "rank method dataset threat seeds clean pgd20 autoattack fid inception_score generation_agreement "
-        "generation_agreement_start energy_gap_mean energy_gap_std masking reported_clean reported_autoattack "
+        "generation_agreement_start energy_gap_mean energy_gap_std masking reported_clean reported_pgd20 "
+        "reported_autoattack difference_clean difference_pgd20 difference_autoattack "
         "protocol architecture n partial restarts collapsed_at config_digest overrides budget selection flags "
         "rank_interval tie clean_interval pgd20_interval autoattack_interval kid fid_ref energy_overlap eot_pgd "
         "transfer"
@@ -52,7 +53,9 @@ def test_one_entry_gives_one_row(entry: Entries, tmp_path: Path) -> None:
         **{"rank": "1", "method": "trades", "dataset": "digits", "threat": "Linf:0.15", "seeds": "1"},
         **{"clean": "90.00", "pgd20": "-", "autoattack": "50.00", "fid": "-", "inception_score": "-"},
         **{"energy_gap_mean": "-", "energy_gap_std": "-", "masking": "-", "reported_clean": "-"},
-        **{"reported_autoattack": "-", "protocol": "digits-linf-v1", "architecture": "wrn-10-2", "n": "100"},
+        **{"reported_pgd20": "-", "reported_autoattack": "-"},
+        **{"difference_clean": "-", "difference_pgd20": "-", "difference_autoattack": "-"},
+        **{"protocol": "digits-linf-v1", "architecture": "wrn-10-2", "n": "100"},
         **{"partial": "-", "config_digest": "cccccccc", "overrides": "train.epochs=5; train.lr=0.1", "budget": "-"},
         **{"generation_agreement": "-", "generation_agreement_start": "-", "restarts": "-", "collapsed_at": "-"},
         **{"selection": "best", "flags": "-", "rank_interval": "-", "tie": "-", "kid": "-", "fid_ref": "-"},
@@ -243,15 +246,44 @@ def test_no_leaderboards_are_no_tables(tmp_path: Path) -> None:
     assert rebuild(tmp_path / "nowhere") == []
 
 
-def test_reported_numbers_are_of_the_same_data_set(entry: Entries, tmp_path: Path) -> None:
-    quoted = [
-        {"dataset": "cifar10", "metric": "clean", "value": 84.92, "source": "a"},
-        {"dataset": "digits", "metric": "clean", "value": 97.123, "source": "b", "note": "c"},
-        {"dataset": "digits", "metric": "clean", "value": 1.0, "source": "later"},
-        {"dataset": "cifar10", "metric": "autoattack", "value": 53.08, "source": "a"},
-    ]
-    (row,) = built(tmp_path, entry(reported=quoted))
-    assert (row["reported_clean"], row["reported_autoattack"]) == ("97.12", "-")
+def quoting(root: Path, *entries: Entry) -> tuple[dict[str, str], str]:
+    """Write entries on CIFAR-10 or its JPEG edition, rebuild, and return the first row and leaderboard.md."""
+    for one in entries:
+        write_entry(root, one)
+    rebuild(root)
+    folder = root / entries[0].dataset / "linf-8_255"
+    return table(folder / "leaderboard.csv")[0], (folder / "leaderboard.md").read_text()
+
+
+def test_difference_stands_with_what_sets_the_two_measurements_apart(entry: Entries, tmp_path: Path) -> None:
+    fields = {"dataset": "cifar10-jpeg", "threat": "Linf:8/255", "training": {"budget": "tiny"}}
+    values = {"clean": 80.0, "pgd20": 50.0, "autoattack": None}
+    row, text = quoting(tmp_path, entry("ebjdat", values=values, **fields), entry("ebjdat", seed=1, **fields))
+    assert [row[f"reported_{name}"] for name in ("clean", "pgd20", "autoattack")] == ["91.43", "65.69", "64.34"]
+    assert row["difference_clean"] == "-6.43 (data, architecture, budget, noise)"
+    assert row["difference_pgd20"] == "-15.69 (data, architecture, budget, eps, attack, noise)"
+    assert row["difference_autoattack"] == "-14.34 (data, architecture, budget, eps, attack, noise)"
+    assert "### Reported beside reproduced" in text
+    assert "*noise*: one of the two evaluators adds noise to test images" in text
+    assert "*part*" not in text
+    assert (
+        "- ebjdat, clean 91.43: EB-JDAT v1 (arXiv 2505.19459), Table 2 (cifar10; WRN-28-10; protocol "
+        "ebjdat-release-v1). The released evaluator adds noise"
+    ) in text
+
+
+def test_difference_of_the_same_measurement_has_no_flag(entry: Entries, tmp_path: Path) -> None:
+    same = entry(dataset="cifar10", threat="Linf:8/255", values={"clean": 86.0, "autoattack": 53.0})
+    same = same.model_copy(update={"subject": same.subject.model_copy(update={"architecture": "wrn-34-10"})})
+    row, text = quoting(tmp_path, same)
+    assert [row[f"difference_{name}"] for name in ("clean", "pgd20", "autoattack")] == ["+0.28", "-", "-0.40"]
+    assert "same as far as the records go.\n" in text
+
+
+def test_numbers_of_other_data_sets_are_not_quoted(entry: Entries, tmp_path: Path) -> None:
+    (row,) = built(tmp_path, entry())
+    assert {row[f"{kind}_clean"] for kind in ("reported", "difference")} == {"-"}
+    assert "Reported beside" not in (tmp_path / "digits" / "linf-0.15" / "leaderboard.md").read_text()
 
 
 def test_flags_are_counted(entry: Entries, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from benchmark import config, reported
 from benchmark.cells import metric_columns
-from benchmark.reported import FLAGS, Number, differences, numbers, quoted, radius, sources
+from benchmark.reported import FLAGS, Number, beside, differences, numbers, quoted, radius
 from benchmark.results import Entry
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
@@ -141,7 +141,10 @@ def test_quoted_is_the_first_row_and_the_others_are_further_sources() -> None:
     number = quoted("trades", "cifar10", "clean")
     assert number is not None
     assert (number.value, number.origin) == (85.72, "EB-JDAT v1 (arXiv 2505.19459), Table 2")
-    assert {found.source for found in sources("trades", "cifar10", "clean")} >= {"TRADES repository", "RobustBench"}
+    found = beside("trades", "cifar10")
+    assert found["clean"][0] == number
+    assert {further.source for further in found["clean"]} >= {"TRADES repository", "RobustBench"}
+    assert set(found) >= {"clean", "pgd20", "autoattack", "energy_gap_mean"}
     assert quoted("trades", "cifar10-jpeg", "clean") == number
     assert quoted("trades", "digits", "clean") is None
     assert quoted("ebjdat_ce", "cifar10", "clean") is None
@@ -253,7 +256,7 @@ def test_flags_come_in_the_order_of_the_legend(like: Entries) -> None:
 def test_rows_keep_the_order_of_the_file(write: Write) -> None:
     write({}, {"row": "later", "value": 1})
     assert [number.value for number in numbers()] == [53.4, 1.0]
-    assert [number.row for number in sources("trades", "cifar10", "autoattack")] == ["", "later"]
+    assert [number.row for number in beside("trades", "cifar10")["autoattack"]] == ["", "later"]
 
 
 @pytest.mark.parametrize(
