@@ -84,9 +84,9 @@ _GENERATION = (
     *("fid", "inception_score", "kid", "fid_ref", "generation_agreement", "generation_agreement_start"),
     *("energy_gap_mean", "energy_gap_std", "energy_overlap"),
 )
-_QUOTED = ("clean", "pgd20", "autoattack")
+QUOTED = ("clean", "pgd20", "autoattack")
 """Columns with a quoted number beside them."""
-_REPORTED = tuple(f"{kind}_{column}" for column in _QUOTED for kind in ("reported", "difference"))
+_REPORTED = tuple(f"{kind}_{column}" for column in QUOTED for kind in ("reported", "difference"))
 _SETTINGS = (
     *("architecture", "n", "partial", "restarts", "collapsed_at"),
     *("config_digest", "overrides", "budget", "selection", "flags"),
@@ -213,7 +213,7 @@ def _section(group: dict[Path, Entry], file: str, table: pd.DataFrame) -> str:
 
 def _apart(table: pd.DataFrame) -> str:
     """Return the sentence about the differences of a table, and what their flags mean."""
-    cells = [cell for column in _QUOTED for cell in table[f"difference_{column}"]]
+    cells = [cell for column in QUOTED for cell in table[f"difference_{column}"]]
     found = {flag for cell in cells for flag in cell.partition(" (")[2].removesuffix(")").split(", ")}
     flags = [f"*{flag}*: {meaning}" for flag, meaning in FLAGS.items() if flag in found]
     return (
@@ -225,7 +225,7 @@ def _apart(table: pd.DataFrame) -> str:
 def _origins(group: dict[Path, Entry]) -> str:
     """Return where the quoted numbers of a table come from, a line each."""
     rows = dict.fromkeys((entry.recipe, entry.dataset) for entry in group.values())
-    found = [number for row in rows for column in _QUOTED if (number := quoted(*row, column))]
+    found = [number for row in rows for column in QUOTED if (number := quoted(*row, column))]
     return "\n".join(
         f"- {number.recipe}, {number.metric} {number.value:.2f}: {number.origin} ({number.terms}). "
         f"{number.caveat}".rstrip()
@@ -307,6 +307,6 @@ def _cells(runs: Sequence[Entry], columns: Sequence[str]) -> dict[str, str]:
             "method": first.recipe,
             "overrides": "; ".join(first.overrides) or ABSENT,
         }
-        | {f"reported_{column}": quote(runs, column) for column in _QUOTED}
-        | {f"difference_{column}": difference(runs, quoted(first.recipe, first.dataset, column)) for column in _QUOTED}
+        | {f"reported_{column}": quote(runs, column) for column in QUOTED}
+        | {f"difference_{column}": difference(runs, quoted(first.recipe, first.dataset, column)) for column in QUOTED}
     )

@@ -18,9 +18,10 @@ from string import Template
 from typing import Any
 from urllib.parse import quote
 
-from benchmark.cells import by_protocol, metric_columns
-from benchmark.page.facts import AblationTable, Link, Table, is_accuracy, rows_of
+from benchmark.cells import by_protocol, difference, metric_columns
+from benchmark.page.facts import AblationTable, Link, Row, Table, is_accuracy, rows_of
 from benchmark.page.sections import article, overview
+from benchmark.reported import beside
 from benchmark.results import ABLATIONS, Entry, read_entries
 from methods.errors import InputError
 from methods.training.checkpoint import write_text
@@ -168,6 +169,7 @@ def _data(tables: list[Table], link: Link) -> dict[str, Any]:
                         "entries": [path.as_posix() for path in row.files],
                         "repeat": row.repeat,
                         "compare": table.comparison(row),
+                        "reported": _reported(row),
                         "intervals": {
                             column: [score.low, score.high]
                             for column in table.columns
@@ -180,6 +182,23 @@ def _data(tables: list[Table], link: Link) -> dict[str, Any]:
             for table in tables
         ],
         "entries": entries,
+    }
+
+
+def _reported(row: Row) -> dict[str, list[dict[str, str]]]:
+    """Return what is quoted beside a row, by metric: the number of the tables, then further sources and variants."""
+    return {
+        metric: [
+            {
+                "value": f"{number.value:.2f}",
+                "difference": difference(row.runs, number),
+                "origin": number.origin,
+                "terms": number.terms,
+                "caveat": number.caveat,
+            }
+            for number in numbers
+        ]
+        for metric, numbers in beside(row.runs[0].recipe, row.runs[0].dataset).items()
     }
 
 

@@ -40,6 +40,7 @@ function details(table, row, name) {
       "div",
       { class: "body" },
       ...(meanings(name) ? number(row, runs, name) : []),
+      ...quoted(row, name),
       el("h3", {}, "Compare and repeat"),
       ...(row.compare ? [el("p", {}, "Compare it, image by image:"), command(row.compare)] : []),
       el("p", {}, "Train and measure it again:"),
@@ -65,6 +66,17 @@ function number(row, runs, name) {
     el("p", {}, `${name}: ${meaning}.${bounds ? ` 95 % interval ${bounds}.` : ""}`),
     grid("By seed", ["seed", name, "images", "seconds"], lines),
   ];
+}
+
+// What publications say of this number, or of every one of the row; never subtracted without what sets the two apart.
+function quoted(row, name) {
+  const found = Object.entries(row.reported).filter(([metric]) => !meanings(name) || metric === name);
+  const lines = found.flatMap(([metric, numbers]) =>
+    numbers.map((one) => [`${metric} ${one.value}`, one.difference, one.origin, one.terms, one.caveat]),
+  );
+  const heads = ["reported", "reproduced minus reported", "source", "of what, and how measured", "caveat"];
+  if (!lines.length) return [note("No publication is quoted beside it.")];
+  return [el("h3", {}, "Reported"), grid("Reported", heads, lines)];
 }
 
 function record(file, run, metric, open) {
@@ -98,11 +110,7 @@ function record(file, run, metric, open) {
   );
 }
 
-function provenance({ protocol, data: images, partial, provenance: from, subject, evidence, reported }) {
-  const quoted = reported.map((item) => {
-    const where = [item.source, item.note].filter(Boolean).join("; ");
-    return `${item.metric} ${item.value} on ${item.dataset} (${where})`;
-  });
+function provenance({ protocol, data: images, partial, provenance: from, subject, evidence }) {
   const commit = `commit ${from.commit ?? UNKNOWN}${from.dirty ? ", with uncommitted changes" : ""}`;
   const split = `test split SHA-256 ${images.digests.test ?? UNKNOWN}`;
   return [
@@ -113,7 +121,6 @@ function provenance({ protocol, data: images, partial, provenance: from, subject
     ["Model", `${subject.architecture}, ${subject.parameters} parameters, ${subject.which ?? "external"}`],
     ["Weights", `SHA-256 ${subject.weights_digest}`],
     ["Evidence", evidence ? `SHA-256 ${evidence}` : "no bundle recorded"],
-    ["Reported", quoted.join("; ") || "nothing"],
   ];
 }
 

@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmark.cells import ABSENT, FAILED, MEANINGS, collapsed_at, described, measured, metric_columns, restarts
+from benchmark.cells import (
+    ABSENT,
+    FAILED,
+    MEANINGS,
+    collapsed_at,
+    described,
+    difference,
+    measured,
+    metric_columns,
+    restarts,
+)
+from benchmark.leaderboard import QUOTED
 from benchmark.page.facts import Link, Row, Score, Table
 from benchmark.page.markup import Content, Html, join, tag
+from benchmark.reported import FLAGS, Number, quoted
 
 _KEY_COLUMNS = {
     *("clean", "pgd20", "autoattack", "marginal_worst", "masking"),
@@ -20,8 +32,10 @@ _OWN_MEANINGS = {
     "ties": "rows differ significantly unless they share a letter: paired tests over images, and over seeds where "
     "there are several, corrected for the number of pairs",
     "images": "measured ones, the first of the test split",
-    "reported_clean": "as published for this data set; the settings are those of the publication, not of this row",
-    "reported_autoattack": "the same under AutoAttack",
+    "reported_*": "as published, for this data set or the one that it is an edition of; the settings are those of the "
+    "publication, not of this row",
+    "difference_*": "reproduced (mean over seeds) minus reported, in points, and below it what sets the two "
+    f"measurements apart ({'; '.join(f'{flag}: {meaning}' for flag, meaning in FLAGS.items())})",
     "architecture": "the backbone",
 }
 
@@ -51,7 +65,12 @@ def leaderboard(table: Table, link: Link) -> Html:
     heads = [
         tag(
             "th",
-            tag("button", column.name.replace("_", " "), type="button", title=about.get(column.name)),
+            tag(
+                "button",
+                column.name.replace("_", " "),
+                type="button",
+                title=about.get(column.name, about.get(_group(column.name))),
+            ),
             scope="col",
             data_column=column.name,
             data_kind=column.kind,
@@ -92,6 +111,11 @@ def meanings() -> dict[str, str]:
     return {name: column.meaning for name, (_, column) in metric_columns().items()} | _OWN_MEANINGS | MEANINGS
 
 
+def _group(column: str) -> str:
+    """Return under which name columns of one kind are explained: reported_clean with the other reported_*."""
+    return f"{column.partition('_')[0]}_*"
+
+
 def _controls(table: Table) -> Html:
     methods = sorted({_method(row) for row in table.rows})
     boxes = {
@@ -125,9 +149,10 @@ def _columns(table: Table, link: Link) -> list[_Column]:
         )
         for name in table.columns
     ]
-    quoted = [
-        _Column(f"reported_{name}", "number", all(_quote(row, name) is None for row in table.rows), _reported(name))
-        for name in ("clean", "autoattack")
+    literature = [
+        _Column(f"{kind}_{name}", "number", all(_quoted(row, name) is None for row in table.rows), cell(name, link))
+        for name in QUOTED
+        for kind, cell in (("reported", _reported), ("difference", _difference))
     ]
     return [
         _Column("rank", "number", False, _rank),
@@ -135,7 +160,7 @@ def _columns(table: Table, link: Link) -> list[_Column]:
         _Column("ties", "text", False, lambda row: (row.ties or _absent("not tested"), row.ties or None)),
         _Column("seeds", "number", True, lambda row: (described(row.runs)["seeds"], len(row.runs))),
         *metrics,
-        *quoted,
+        *literature,
         _Column("flags", "number", False, lambda row: (_flags(row, link), row.flags)),
         _Column("architecture", "text", False, lambda row: _plain(row.runs[0].subject.architecture)),
         _Column("images", "number", True, lambda row: _plain(row.runs[0].data.n)),
@@ -241,18 +266,33 @@ def _bar(score: Score) -> Html | None:
     )
 
 
-def _quote(row: Row, metric: str) -> tuple[float, str] | None:
-    """Return what the publication reports for this data set, and where."""
-    first = row.runs[0]
-    found = [item for item in first.reported if item.dataset == first.dataset and item.metric == metric]
-    return (found[0].value, f"{found[0].source}. {found[0].note}".strip()) if found else None
+def _quoted(row: Row, metric: str) -> Number | None:
+    return quoted(row.runs[0].recipe, row.runs[0].dataset, metric)
 
 
-def _reported(metric: str) -> Callable[[Row], Cell]:
+def _reported(metric: str, link: Link) -> Callable[[Row], Cell]:
+    """Return what makes the cell of a quoted number."""
+
     def cell(row: Row) -> Cell:
-        found = _quote(row, metric)
-        if found is None:
+        number = _quoted(row, metric)
+        if number is None:
             return _absent("none"), None
-        return tag("span", f"{found[0]:.2f}", title=found[1]), f"{found[0]:g}"
+        about = f"{number.origin} ({number.terms}). {number.caveat}".rstrip()
+        shown = tag("span", f"{number.value:.2f}", title=about)
+        return _opening(row, link, shown, column=metric), f"{number.value:g}"
+
+    return cell
+
+
+def _difference(metric: str, link: Link) -> Callable[[Row], Cell]:
+    """Return what makes the cell of a difference to a quoted number, which is never without its flags."""
+
+    def cell(row: Row) -> Cell:
+        text = difference(row.runs, _quoted(row, metric))
+        if text == ABSENT:
+            return _absent("none"), None
+        value, _, flags = text.partition(" (")
+        apart = tag("span", flags.removesuffix(")"), class_="apart") if flags else None
+        return join(_opening(row, link, value, column=metric), apart), value
 
     return cell

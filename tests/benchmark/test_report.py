@@ -204,6 +204,17 @@ def table_of(*entries: Entry) -> Table:
     return Table(Path("digits/linf-0.15"), first.dataset, first.threat, first.protocol, rows, ())
 
 
+@pytest.fixture
+def beside_papers(tmp_path: Path, entry: Make) -> Path:
+    """Results on CIFAR-10's JPEG edition, beside which numbers are quoted: TRADES, and a method without any."""
+    folder = tmp_path / "leaderboards"
+    for recipe in ("trades", "ebjdat_ce"):
+        fields = {"dataset": "cifar10-jpeg", "threat": "Linf:8/255", "config_digest": f"{len(recipe):064}"}
+        write_entry(folder, entry(recipe, n=50, **fields))
+    leaderboard.rebuild(folder)
+    return folder
+
+
 # --- What it says ----------------------------------------------------------------------------------------------------
 
 
@@ -245,6 +256,25 @@ def test_every_part_is_there(leaderboards: Path) -> None:
     assert "Measured under digits-linf-v1, not under this table's protocol" not in parsed.text(f"{first}-ablations")
     assert "python -m benchmark compare trades pgd_at" in parsed.text(f"{first}-checking")
     assert len([image for image in parsed.all("img") if image["width"] == "40" and image["height"] == "30"]) == 4
+
+
+def test_no_difference_is_without_what_sets_it_apart(beside_papers: Path) -> None:
+    parsed = page(beside_papers)
+    (table,) = parsed.data["tables"]
+    rows = {row["name"]: row["reported"] for row in table["rows"]}
+    assert rows["ebjdat_ce"] == {}
+    first, *further = rows["trades"]["autoattack"]
+    assert first == {
+        **{"value": "53.40", "difference": "-3.40 (data, architecture, part)"},
+        **{"origin": "EB-JDAT v1 (arXiv 2505.19459), Table 2"},
+        **{"terms": "cifar10; WRN-34-10; Linf:8/255; protocol standard"},
+        **{"caveat": "Whether the paper measured this row or quotes it is not stated."},
+    }
+    found = {number["origin"]: number["difference"] for number in further}
+    assert found["RobustBench"] == "-3.08 (data, architecture, part, eps)"
+    board = parsed.text(f"{table['id']}-leaderboard")
+    assert "53.40 -3.40 data, architecture, part" in board
+    assert "data: measured on another data set" in parsed.text(f"{table['id']}-columns")
 
 
 def test_what_is_missing_is_said(tmp_path: Path, entry: Make) -> None:
@@ -691,6 +721,22 @@ def test_a_number_says_how_it_was_made_and_by_keyboard(opened: Browser) -> None:
     )
     assert HOSTILE in opened.wait("const box = document.querySelector('dialog'); return box.open && box.textContent")
     assert opened.run("return document.querySelectorAll('dialog script').length + (window.hacked ? 1 : 0)") == 0
+
+
+def test_a_difference_opens_every_source_of_the_number(chromium: Browser, beside_papers: Path) -> None:
+    chromium.screen(1280, "light")
+    chromium.open(write_report(beside_papers, beside_papers.parent / "report.html"))
+    chromium.run("document.querySelector('.leaders .apart').parentElement.querySelector('a').click()")
+    text = chromium.wait("const box = document.querySelector('dialog'); return box.open && box.textContent")
+    for words in ("clean 85.72", "+4.28 (data, architecture, part)", "TRADES repository", "Trained at eps .031."):
+        assert words in text, words
+    assert "autoattack 53.40" not in text
+    chromium.press(ESCAPE)
+    chromium.run("[...document.querySelectorAll('.leaders th a')].find((one) => one.textContent === 'trades').click()")
+    text = chromium.wait("const box = document.querySelector('dialog'); return box.open && box.textContent")
+    for words in ("clean 85.72", "autoattack 53.40", "energy_gap_mean 1.01"):
+        assert words in text, words
+    assert chromium.complaints() == []
 
 
 def test_everything_is_reached_by_keyboard(opened: Browser) -> None:

@@ -147,7 +147,13 @@ def test_quoted_is_the_first_row_and_the_others_are_further_sources() -> None:
     assert set(found) >= {"clean", "pgd20", "autoattack", "energy_gap_mean"}
     assert quoted("trades", "cifar10-jpeg", "clean") == number
     assert quoted("trades", "digits", "clean") is None
-    assert quoted("ebjdat_ce", "cifar10", "clean") is None
+
+
+def test_readings_of_a_method_have_no_number_of_its_paper() -> None:
+    hosts = {"ebjdat_jem", "ebjdat_sadajem"}
+    readings = [name for name in config.recipes() if name.startswith("ebjdat_") and name not in hosts]
+    assert len(readings) >= 4
+    assert [beside(name, "cifar10") for name in readings] == [{}] * len(readings)
 
 
 @pytest.mark.parametrize(
