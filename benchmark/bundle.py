@@ -58,7 +58,7 @@ MEANING = (
     "them, so that an accuracy under attack is an upper bound of the robust accuracy; nor which attack of a cascade "
     "came first."
 )
-_NO_IDENTITY = ("measurements", "reported", "training", "provenance", "overrides", "evidence")
+_NO_IDENTITY = ("measurements", "training", "provenance", "overrides", "evidence")
 """Records of an entry that say nothing about what was measured, and may be completed later."""
 _BATCH = 100
 

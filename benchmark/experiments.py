@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,6 @@ from benchmark.results import (
     Entry,
     Measurement,
     ProtocolInfo,
-    Reported,
     SubjectInfo,
     picture_path,
     read_entries,
@@ -341,7 +340,6 @@ def _entry(
         partial=n < len(dataset.test),
         protocol=ProtocolInfo(id=protocol.id, hash=protocol.hash, role=protocol.role),
         measurements=measurements,
-        reported=[Reported(**asdict(quoted)) for quoted in run.reported],
         training=training | {"threat": run.threat, "budget": run.budget, "settings": run.resolved()},
         provenance=provenance(plan.torch_device),
         overrides=files.flat(plan.changes),

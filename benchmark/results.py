@@ -97,16 +97,6 @@ class ProtocolInfo(Strict):
     role: Literal["standard", "authors", "custom"]
 
 
-class Reported(Strict):
-    """A number from the literature, quoted beside what is reproduced."""
-
-    dataset: str
-    metric: str
-    value: float
-    source: str
-    note: str = ""
-
-
 class Cell(Strict):
     """Which cell of an ablation a checkpoint stands for."""
 
@@ -137,7 +127,6 @@ class Entry(Strict):
     partial: bool
     protocol: ProtocolInfo
     measurements: dict[str, Measurement]
-    reported: list[Reported] = Field(default_factory=list)
     training: dict[str, Any] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
     overrides: list[str] = Field(default_factory=list)

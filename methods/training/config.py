@@ -111,17 +111,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class Reported:
-    """A number from the literature, quoted beside what is reproduced."""
-
-    dataset: str
-    metric: str
-    value: float
-    source: str
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class Experiment:
     """One training, fully resolved."""
 
@@ -137,7 +126,6 @@ class Experiment:
     guard: Guard = field(default_factory=Guard)
     budget: str = ""
     """How this training is scaled down from its paper, in words; empty for the paper's own budget."""
-    reported: tuple[Reported, ...] = ()
 
     @property
     def threat_model(self) -> ThreatModel:
@@ -147,7 +135,6 @@ class Experiment:
     def resolved(self) -> dict[str, Any]:
         """Return everything that decides the weights, as plain JSON data."""
         settings = asdict(self)
-        del settings["reported"]
         for operational in ("checkpoint_seconds", "log_every"):
             del settings["train"][operational]
         return json.loads(json.dumps(settings))
@@ -176,9 +163,6 @@ def experiment(mapping: Mapping[str, Any]) -> Experiment:
     for key in ("recipe", "method", "dataset", "threat"):
         if not isinstance(mapping.get(key), str):
             raise InputError(f'The key "{key}" is missing or not a text.')
-    reported = mapping.get("reported", [])
-    if not isinstance(reported, list | tuple):
-        raise InputError(f'"reported" must be a list of numbers from the literature, not {reported!r}.')
     method = get(mapping["method"])
     result = Experiment(
         recipe=mapping["recipe"],
@@ -192,7 +176,6 @@ def experiment(mapping: Mapping[str, Any]) -> Experiment:
         data=overlay(DataConfig(), mapping.get("data", {}), "data"),
         guard=overlay(Guard(), mapping.get("guard", {}), "guard"),
         budget=_value(str, mapping.get("budget", ""), "budget"),
-        reported=tuple(_create(Reported, item, f"reported[{position}]") for position, item in enumerate(reported)),
     )
     if result.seed < 0:
         raise InputError(f"seed must not be negative, not {result.seed}.")
@@ -201,26 +184,19 @@ def experiment(mapping: Mapping[str, Any]) -> Experiment:
 
 def overlay(base: Any, mapping: object, where: str) -> Any:
     """Return the dataclass instance ``base`` with the mapping's values in place of its own, nested ones included."""
-    return replace(base, **_values(type(base), mapping, where, base))
+    return replace(base, **_values(base, mapping, where))
 
 
-def _create(cls: type, mapping: object, where: str) -> Any:
-    try:
-        return cls(**_values(cls, mapping, where, None))
-    except TypeError as error:
-        raise InputError(f"{where}: {error}.") from error
-
-
-def _values(cls: type, mapping: object, where: str, base: Any) -> dict[str, Any]:
+def _values(base: Any, mapping: object, where: str) -> dict[str, Any]:
     if not isinstance(mapping, Mapping):
         raise InputError(f'"{where}" must be a mapping of settings, not {mapping!r}.')
-    hints = get_type_hints(cls)
-    names = {item.name for item in fields(cls)}
+    hints = get_type_hints(type(base))
+    names = {item.name for item in fields(base)}
     values: dict[str, Any] = {}
     for key, value in mapping.items():
         if key not in names:
             raise InputError(f'Unknown key "{where}.{key}".{nearest(str(key), names)}')
-        current = getattr(base, key, None)
+        current = getattr(base, key)
         path = f"{where}.{key}"
         if is_dataclass(current) and not isinstance(current, type):
             values[key] = overlay(current, value, path)

@@ -4,7 +4,6 @@ import datetime
 import json
 import math
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from benchmark import config as recipes
 from methods.data import NAMES, Dataset, ImageSet
 from methods.errors import InputError
 from methods.primitives.attacks import PGD
-from methods.training.config import Experiment, Reported, experiment
+from methods.training.config import Experiment, experiment
 from methods.training.guard import Guard
 from methods.training.trainer import check
 
@@ -60,7 +59,6 @@ def test_defaults() -> None:
         ({"options": {"attack": {"step": 3}}}, "options.attack.step", "steps"),
         ({"data": {"augment": {"flipp": True}}}, "data.augment.flipp", "flip"),
         ({"backbone": {"widn": 2}}, "backbone.widn", "widen"),
-        ({"reported": [{"datset": "x"}]}, "reported[0].datset", "dataset"),
         ({"guard": {"energygap": 3}}, "guard.energygap", "energy_gap"),
         ({"train": {"xyzzy": 3}}, "train.xyzzy", None),
         ({7: 3}, "7", None),
@@ -108,10 +106,6 @@ def test_unknown_keys(settings: dict[str, Any], key: str, meant: str | None) -> 
         ({"guard": "rollback"}, "guard"),
         ({"guard": {"action": "restart"}}, "guard.action"),
         ({"guard": {"patience": 1.5}}, "guard.patience"),
-        ({"reported": 3}, "reported"),
-        ({"reported": None}, "reported"),
-        ({"reported": ["91.43"]}, "reported[0]"),
-        ({"reported": [{"dataset": "x", "metric": "clean", "value": "high", "source": "y"}]}, "reported[0].value"),
         ({"method": None}, "method"),
         ({"threat": 8}, "threat"),
         ({"dataset": ["digits"]}, "dataset"),
@@ -126,10 +120,6 @@ def test_missing_keys(key: str) -> None:
     settings = mapping()
     del settings[key]
     assert refused(settings) == f'The key "{key}" is missing or not a text.'
-
-
-def test_missing_field_of_a_reported_number() -> None:
-    assert "reported[0]" in refused(mapping(reported=[{"dataset": "cifar10", "metric": "clean", "value": 1.0}]))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +192,7 @@ def test_shapes_are_of_every_kind_of_data_set() -> None:
 def test_every_recipe_resolves_on_every_data_set(recipe: str, dataset: str) -> None:
     found = experiment(recipes.settings(recipe, dataset, seed=5, changes={}))
     assert (found.recipe, found.dataset, found.seed) == (recipe, dataset, 5)
-    assert experiment(mapping() | found.resolved()) == replace(found, reported=())
+    assert experiment(mapping() | found.resolved()) == found
     assert json.loads(json.dumps(found.resolved())) == found.resolved()
 
 
@@ -258,30 +248,6 @@ def resolved(recipe: str) -> Experiment:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "numbers"),
-    [
-        ("standard", {"clean": 96.10, "pgd20": 0.0, "autoattack": 0.0}),
-        ("pgd_at", {"clean": 85.17, "pgd20": 55.08, "autoattack": 51.69}),
-        ("trades", {"clean": 85.72, "pgd20": 56.10, "autoattack": 53.40}),
-        ("ebjdat", {"clean": 91.43, "pgd20": 65.69, "autoattack": 64.34}),
-    ],
-)
-def test_reported_numbers(recipe: str, numbers: dict[str, float]) -> None:
-    reported = resolved(recipe).reported
-    table = {item.metric: item.value for item in reported if "Table 2" in item.source}
-    assert table == numbers
-    assert {item.dataset for item in reported} == {"cifar10"}
-    assert isinstance(reported[0], Reported)
-
-
-def test_recipes_of_a_reading_report_no_number_of_the_paper() -> None:
-    hosts = {"ebjdat_jem", "ebjdat_sadajem"}
-    variants = [name for name in recipes.recipes() if name.startswith("ebjdat_") and name not in hosts]
-    assert len(variants) >= 4
-    assert all(resolved(name).reported == () for name in variants)
-
-
-@pytest.mark.parametrize(
     "change",
     [
         {"seed": 7},
@@ -289,7 +255,6 @@ def test_recipes_of_a_reading_report_no_number_of_the_paper() -> None:
         {"train": {"log_every": 10}},
         {"guard": {}},
         {"guard": {"action": "stop", "energy_gap": None}},
-        {"reported": [{"dataset": "cifar10", "metric": "clean", "value": 1.0, "source": "x"}]},
         # The same value in other words.
         {"threat": "linf:8/255"},
         {"options": {"beta": 6.0, "attack": {"step_size": "7/31"}}},
