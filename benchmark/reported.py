@@ -26,7 +26,7 @@ FLAGS = {
     "data": "measured on another data set",
     "architecture": "another network than the publication's, or one that it does not name",
     "budget": "trained on a smaller budget than the publication's",
-    "settings": "trained with settings other than the recipe's",
+    "settings": "trained with settings other than the recipe's, or elsewhere",
     "variant": "the publication's number is of a variant that its row names",
     "part": "measured on a part of the test images",
     "eps": "another radius of the perturbations in pixels, or one that is not known",
@@ -148,7 +148,7 @@ def differences(number: Number, entry: Entry) -> tuple[str, ...]:
         "data": number.dataset != entry.dataset,
         "architecture": number.architecture.lower() != entry.subject.architecture.removeprefix("jem-"),
         "budget": bool(entry.training.get("budget")),
-        "settings": bool(entry.overrides),
+        "settings": bool(entry.overrides) or entry.subject.kind == "external",
         "variant": bool(number.row) and (entry.ablation is None or entry.ablation.row != number.row),
         "part": entry.partial,
     } | _evaluation(number, entry)

@@ -245,6 +245,12 @@ def test_network_of_jem_has_the_name_that_its_papers_give_it(like: Entries) -> N
     assert differences(number, like("jem-wrn-28-2")) == ("architecture",)
 
 
+def test_model_from_elsewhere_was_not_trained_by_the_recipe(like: Entries) -> None:
+    same = like()
+    external = same.model_copy(update={"subject": same.subject.model_copy(update={"kind": "external"})})
+    assert differences(published({}), external) == ("settings",)
+
+
 def test_row_of_an_ablation_is_no_variant_of_itself(like: Entries) -> None:
     number = published({"row": "beta 1"})
     assert differences(number, like(ablation={"name": "beta", "row": "beta 1"})) == ()
