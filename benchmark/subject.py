@@ -7,19 +7,18 @@ import importlib
 import importlib.util
 import inspect
 import json
-import pickle
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from benchmark.probes import probe, reason, training_mode
+from benchmark.weights import fill
 from methods.data import Dataset
 from methods.errors import InputError, nearest
 from methods.training.checkpoint import BUFFERS, FILES, load_checkpoint
@@ -220,35 +219,8 @@ def _made(
         if not isinstance(model, nn.Module):
             raise InputError(f"{spec} returned no torch.nn.Module, but an object of type {type(model).__name__}.")
         if weights is not None:
-            _load_weights(model, weights)
+            fill(model, weights)
     return factory, model.to(device).float()
-
-
-def _load_weights(model: nn.Module, path: Path) -> None:
-    if not path.is_file():
-        raise InputError(f"There is no weights file {path}.")
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{path} holds more than tensors, or is no weights file, and is not unpickled.") from error
-    except Exception as error:
-        raise InputError(f"{path} is truncated or no weights file: {reason(error)}.") from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f'{path} is no state dict: names to tensors, at the top or under "state_dict".')
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    try:
-        unfit = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise InputError(f"The weights in {path} do not fit the model: {reason(error)}.") from error
-    for kind, names in (("lack", unfit.missing_keys), ("have the unexpected", unfit.unexpected_keys)):
-        if names:
-            raise InputError(f'The weights in {path} {kind} "{names[0]}" ({len(names)} such keys).')
 
 
 def _examine(model: nn.Module, dataset: Dataset, device: torch.device) -> list[str]:
