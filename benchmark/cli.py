@@ -47,9 +47,14 @@ Runs = Annotated[Path, typer.Option(help="Where trainings and measurements are k
 Leaderboards = Annotated[Path, typer.Option(help="Where entries and tables are kept.")]
 ModelFactory = Annotated[
     str | None,
-    typer.Option(metavar="FILE:FACTORY", help="A function of a file or module that makes a model."),
+    typer.Option(metavar="FILE:FACTORY", help="A function of a file or module that makes a model, or timm:NAME."),
 ]
 ModelWeights = Annotated[Path | None, typer.Option(help="State dict for --model (.pt, .pth or .safetensors).")]
+ZooModel = Annotated[str | None, typer.Option(metavar="MODEL_ID", help="A model of RobustBench's zoo.")]
+ModelDir = Annotated[
+    Path | None,
+    typer.Option(help="Where weights of the zoo lie: DIR/cifar10/Linf/MODEL_ID.pt; models by default."),
+]
 Workers = Annotated[int, typer.Option(help="Processes that share an evaluation, shard by shard.")]
 Surrogate = Annotated[
     Path | None, typer.Option(help="Checkpoint on which transfer attacks are made; the reference network by default.")
@@ -164,6 +169,8 @@ def evaluate(
     checkpoint: Annotated[Path | None, typer.Option(help="A run folder or a weights file of this project.")] = None,
     model: ModelFactory = None,
     weights: ModelWeights = None,
+    robustbench: ZooModel = None,
+    model_dir: ModelDir = None,
     threat: Annotated[str | None, typer.Option(help='Such as "Linf:8/255"; the protocol\'s by default.')] = None,
     protocol: ProtocolId = None,
     metrics: Metrics = None,
@@ -181,7 +188,7 @@ def evaluate(
     runs: Runs = Path("runs"),
     json_file: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write the result here.")] = None,
 ) -> None:
-    """Evaluate a checkpoint, or a stranger's model, under a protocol."""
+    """Evaluate a checkpoint, a stranger's model, or one of RobustBench's zoo, under a protocol."""
     from benchmark import experiments
     from benchmark.parts import Part
 
@@ -190,6 +197,8 @@ def evaluate(
         checkpoint=checkpoint,
         factory=model,
         weights=weights,
+        robustbench=robustbench,
+        model_dir=model_dir,
         dataset=dataset,
         threat=threat,
         protocol=protocol,
@@ -275,6 +284,9 @@ def doctor(
     checkpoint: Annotated[Path | None, typer.Option(help="A run folder or a weights file of this project.")] = None,
     model: ModelFactory = None,
     weights: ModelWeights = None,
+    robustbench: ZooModel = None,
+    model_dir: ModelDir = None,
+    threat: Annotated[str, typer.Option(help="Whose norm finds the model in the zoo.")] = "Linf:8/255",
     eps: Annotated[str | None, typer.Option(help='A stated eps in the model\'s own units, such as "8/255".')] = None,
     input_range: Annotated[
         str | None, typer.Option(help='Where its inputs are said to lie: "-1,1", "cifar10", "imagenet", ...')
@@ -290,7 +302,10 @@ def doctor(
         checkpoint=checkpoint,
         factory=model,
         weights=weights,
+        robustbench=robustbench,
+        model_dir=model_dir,
         dataset=dataset,
+        threat=threat,
         which=which,
         device=device,
         eps=eps,

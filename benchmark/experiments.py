@@ -19,6 +19,7 @@ from benchmark import config as files
 from benchmark import gap as gaps
 from benchmark import metrics as registry
 from benchmark import protocol as protocols
+from benchmark import robustbench_io as zoo
 from benchmark.doctor import Diagnosis, examine
 from benchmark.parts import MOST, Part, in_workers
 from benchmark.power import Study, study
@@ -38,7 +39,7 @@ from benchmark.results import (
 from benchmark.runner import measure, measure_part, pending, prepare
 from benchmark.shards import Shards
 from benchmark.store import Store
-from benchmark.subject import Subject, from_checkpoint, from_factory, make_model
+from benchmark.subject import Subject, from_checkpoint, from_factory, from_zoo, make_model
 from benchmark.training_record import training_record
 from methods.data import Dataset, load
 from methods.data.catalogue import slug
@@ -131,6 +132,17 @@ class Source:
     which: Literal["best", "last"] = "best"
     factory: str | None = None
     weights: Path | None = None
+    robustbench: str | None = None
+    """Id of a model of RobustBench's zoo."""
+    threat: str = DEFAULT_THREAT
+    """Whose norm is part of a model's place in the zoo."""
+    model_dir: Path = zoo.MODEL_DIR
+
+    def check(self) -> None:
+        """Refuse a zoo model that cannot be loaded before its data are, which may be a long download."""
+        of = files.canonical(self.dataset).partition("-")[0]
+        if self.robustbench is not None and of in zoo.DATASETS.values():
+            zoo.check(self.robustbench, of, ThreatModel.parse(self.threat), self.model_dir)
 
     def data(self) -> Dataset:
         """Load the data set."""
@@ -141,6 +153,8 @@ class Source:
         device = select_device(self.device)
         if self.checkpoint is not None:
             return from_checkpoint(self.checkpoint, device, self.which)
+        if self.robustbench is not None:
+            return from_zoo(self.robustbench, ThreatModel.parse(self.threat), self.model_dir, dataset, device)
         assert self.factory is not None
         return from_factory(self.factory, self.weights, dataset, device)
 
@@ -367,6 +381,8 @@ def evaluate_one(
     checkpoint: Path | None = None,
     factory: str | None = None,
     weights: Path | None = None,
+    robustbench: str | None = None,
+    model_dir: Path | None = None,
     dataset: str | None = None,
     threat: str | None = None,
     protocol: str | None = None,
@@ -376,7 +392,7 @@ def evaluate_one(
     json_file: Path | None = None,
     part: Part | None = None,
 ) -> list[str]:
-    """Evaluate one checkpoint or stranger's model, print the result, and write it as JSON where asked.
+    """Evaluate one checkpoint, stranger's model or zoo model, print the result, and write it as JSON where asked.
 
     With a part, its shards are stored and there is no result: the same call without one assembles it.
 
@@ -386,10 +402,24 @@ def evaluate_one(
     Raises:
         InputError: not exactly one subject, or anything named does not fit.
     """
-    subject, name = _named(checkpoint, factory, weights, dataset, select_device(device), evaluation.which)
-    source = Source(name, None, _size(overrides), device, checkpoint, evaluation.which, factory, weights)
+    _one_subject(checkpoint, factory, weights, robustbench, model_dir)
+    subject, name = _named(checkpoint, dataset, select_device(device), evaluation.which)
+    size = _size(overrides)
     chosen = _protocol(name, threat, protocol, subject)
     evaluation.check(chosen, name)
+    source = Source(
+        name,
+        size=size,
+        device=device,
+        checkpoint=checkpoint,
+        which=evaluation.which,
+        factory=factory,
+        weights=weights,
+        robustbench=robustbench,
+        threat=chosen.threat,
+        model_dir=model_dir or zoo.MODEL_DIR,
+    )
+    source.check()
     data = source.data()
     subject = subject or source.subject(data)
     store = Store(runs / "measurements")
@@ -477,22 +507,33 @@ def diagnose(
     checkpoint: Path | None,
     factory: str | None,
     weights: Path | None,
+    robustbench: str | None = None,
+    model_dir: Path | None = None,
     dataset: str | None,
+    threat: str = DEFAULT_THREAT,
     which: Literal["best", "last"] = "best",
     device: str = "auto",
     eps: str | None = None,
     input_range: str | None = None,
 ) -> Diagnosis:
-    """Examine one checkpoint or stranger's model, however sick; see :func:`benchmark.doctor.examine`.
+    """Examine one checkpoint, stranger's model or zoo model, however sick; see :func:`benchmark.doctor.examine`.
 
     Raises:
         InputError: not exactly one subject, or anything named does not fit.
     """
+    _one_subject(checkpoint, factory, weights, robustbench, model_dir)
     place = select_device(device)
-    subject, name = _named(checkpoint, factory, weights, dataset, place, which)
-    data = load(name, root=DATA)
-    model = subject or make_model(str(factory), weights, data.num_classes, place)
-    return examine(model, data, input_range=input_range, eps=eps, device=place, name=None if subject else factory)
+    subject, name = _named(checkpoint, dataset, place, which)
+    source = Source(name, robustbench=robustbench, threat=threat, model_dir=model_dir or zoo.MODEL_DIR)
+    source.check()
+    data = source.data()
+    if subject is not None:
+        model = subject
+    elif robustbench is not None:
+        model = zoo.load(robustbench, zoo.zoo_dataset(data), ThreatModel.parse(threat), source.model_dir)
+    else:
+        model = make_model(str(factory), weights, data, place)
+    return examine(model, data, input_range=input_range, eps=eps, device=place, name=factory or robustbench)
 
 
 def court_power(dataset: str, threat: str | None, leaderboards: Path, device: str = "auto") -> tuple[Study, Path]:
@@ -519,23 +560,30 @@ def court_power(dataset: str, threat: str | None, leaderboards: Path, device: st
     return study(list(honest), data, output, collapsed=list(collapsed), threat=chosen, device=place), output
 
 
-def _named(
+def _one_subject(
     checkpoint: Path | None,
     factory: str | None,
     weights: Path | None,
-    dataset: str | None,
-    device: torch.device,
-    which: Literal["best", "last"],
-) -> tuple[Subject | None, str]:
-    """Return the checkpoint, where it is one and not a factory, and the name of the data set.
-
-    Raises:
-        InputError: not exactly one subject, or no data set.
-    """
-    if (checkpoint is None) == (factory is None):
-        raise InputError("Give either --checkpoint PATH or --model FILE:FACTORY.")
+    robustbench: str | None,
+    model_dir: Path | None,
+) -> None:
+    """Refuse anything but exactly one subject, with its own options."""
+    if sum(given is not None for given in (checkpoint, factory, robustbench)) != 1:
+        raise InputError("Give one of --checkpoint PATH, --model FILE:FACTORY and --robustbench MODEL_ID.")
     if weights is not None and factory is None:
         raise InputError("--weights goes with --model FILE:FACTORY.")
+    if model_dir is not None and robustbench is None:
+        raise InputError("--model-dir goes with --robustbench MODEL_ID.")
+
+
+def _named(
+    checkpoint: Path | None, dataset: str | None, device: torch.device, which: Literal["best", "last"]
+) -> tuple[Subject | None, str]:
+    """Return the checkpoint, where there is one, and the name of the data set.
+
+    Raises:
+        InputError: no data set.
+    """
     subject = None if checkpoint is None else from_checkpoint(checkpoint, device, which)
     name = dataset or (subject.metadata.get("dataset") if subject else None)
     if name is None:

@@ -28,11 +28,13 @@ from torch import Tensor, nn
 
 from benchmark import weights
 from benchmark.probes import reason
+from methods.data import Dataset
 from methods.errors import InputError, nearest
 from methods.primitives.threat import ThreatModel
 
 DATASETS = {10: "cifar10", 100: "cifar100"}
 """Classes -> the zoo's name of the data set with so many."""
+_IMAGE = (3, 32, 32)
 MODEL_DIR = Path("models")
 """RobustBench's own: ``<dataset>/<norm>/<model id>.pt`` below it, relative to the working folder."""
 _TEMPLATE = """\
@@ -75,13 +77,36 @@ def imported() -> Iterator[ModuleType]:
                 import robustbench
                 import robustbench.leaderboard.template
             except Exception as error:
-                raise InputError(f"robustbench {version('robustbench')} does not import: {reason(error)}.") from error
+                raise InputError(f"robustbench {release()} does not import: {reason(error)}.") from error
         with patch.object(robustbench.utils, "download_gdrive_new", _refuse_download):
             yield robustbench
     finally:
         for name, module in stand_ins.items():
             if sys.modules.get(name) is module:
                 del sys.modules[name]
+
+
+def release() -> str:
+    """Return the version of the RobustBench that is installed."""
+    return version("robustbench")
+
+
+def zoo_dataset(dataset: Dataset) -> str:
+    """Return the zoo's name of the data set whose models classify this one.
+
+    The zoo's models are of CIFAR-10 or CIFAR-100, and take what looks like it, colour images of 32 x 32 pixels in 10
+    or 100 classes: CIFAR itself, its JPEG edition, and files of later test sets such as CIFAR-10.1, whose classes come
+    in CIFAR's order.
+
+    Raises:
+        InputError: any other data.
+    """
+    if dataset.num_classes not in DATASETS or dataset.image_shape != _IMAGE:
+        raise InputError(
+            f"The zoo's models classify CIFAR-10 and CIFAR-100, images {list(_IMAGE)} in 10 or 100 classes; "
+            f"{dataset.name} has images {list(dataset.image_shape)} in {dataset.num_classes}."
+        )
+    return DATASETS[dataset.num_classes]
 
 
 def model_ids(dataset: str, threat: ThreatModel) -> list[str]:
@@ -93,6 +118,26 @@ def model_ids(dataset: str, threat: ThreatModel) -> list[str]:
     """
     with imported() as robustbench:
         return list(_entries(robustbench, dataset, threat))
+
+
+def check(model_id: str, dataset: str, threat: ThreatModel, model_dir: Path = MODEL_DIR) -> list[Path]:
+    """Return the weights files of a model of the zoo, which must be there.
+
+    Args and Raises: as :func:`load`, short of loading.
+    """
+    with imported() as robustbench:
+        known = _entries(robustbench, dataset, threat)
+        if model_id not in known:
+            raise InputError(_unknown(robustbench, model_id, dataset, threat))
+        sources = _sources(known[model_id]["gdrive_id"], model_id, dataset, threat, model_dir)
+        missing = [f"{source} at {path}" for path, source in sources.items() if not path.is_file()]
+        if missing:
+            raise InputError(
+                f"The weights of {model_id} are missing, and nothing is downloaded here: place {' and '.join(missing)}."
+            )
+        for path in sources:
+            weights.refuse_page(path)
+        return list(sources)
 
 
 def load(model_id: str, dataset: str, threat: ThreatModel, model_dir: Path = MODEL_DIR) -> nn.Module:
@@ -111,16 +156,8 @@ def load(model_id: str, dataset: str, threat: ThreatModel, model_dir: Path = MOD
         InputError: the zoo has no such model, its weights are not there, or they are none, or not of this model.
     """
     with imported() as robustbench:
-        known = _entries(robustbench, dataset, threat)
-        if model_id not in known:
-            raise InputError(_unknown(robustbench, model_id, dataset, threat))
-        sources = _sources(known[model_id]["gdrive_id"], model_id, dataset, threat, model_dir)
-        for path, source in sources.items():
-            if not path.is_file():
-                raise InputError(
-                    f"The weights of {model_id} are missing, and nothing is downloaded here: place {source} at {path}."
-                )
-        return _loaded(robustbench, model_id, dataset, threat, model_dir, list(sources))
+        files = check(model_id, dataset, threat, model_dir)
+        return _loaded(robustbench, model_id, dataset, threat, model_dir, files)
 
 
 def load_exported(
@@ -300,6 +337,8 @@ BRIDGES: dict[str, Callable[[], dict[str, ModuleType]]] = {
 
 
 def _missing(name: str) -> bool:
+    if sys.modules.get(name) is not None:
+        return False
     try:
         return importlib.util.find_spec(name) is None
     except (ImportError, ValueError):

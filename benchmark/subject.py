@@ -17,10 +17,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from benchmark import robustbench_io, timm_model
 from benchmark.probes import probe, reason, training_mode
 from benchmark.weights import fill
 from methods.data import Dataset
 from methods.errors import InputError, nearest
+from methods.primitives.threat import ThreatModel
 from methods.training.checkpoint import BUFFERS, FILES, load_checkpoint
 
 _PROBE = 100
@@ -107,46 +109,86 @@ def from_factory(spec: str, weights: Path | None, dataset: Dataset, device: torc
     """Make a stranger's model and try it on a few test images.
 
     Args:
-        spec: ``FILE.py:FACTORY`` or ``package.module:FACTORY``; the factory takes nothing, or
-            ``num_classes=``, and returns an ``nn.Module`` from images in [0,1] to logits.
-        weights: safetensors, or a torch file that holds nothing but tensors in plain containers.
+        spec: ``FILE.py:FACTORY`` or ``package.module:FACTORY``; the factory takes nothing, or ``num_classes=`` and
+            ``image_shape=``, and returns an ``nn.Module`` from images in [0,1] to logits. Or ``timm:NAME``, whose
+            weights must be given.
+        weights: safetensors, or a torch file that holds tensors in plain containers and no code.
         dataset: gives the number of classes and the images.
         device: where the model is evaluated.
 
     Raises:
         InputError: what is named does not exist, does not load, or is no classifier of this data set.
     """
-    factory, model = _made(spec, weights, dataset.num_classes, device)
+    factory, model = _made(spec, weights, dataset, device)
+    return _external(
+        spec.rsplit("/", 1)[-1].replace(".py:", ":"),
+        model,
+        dataset,
+        device,
+        code=_code_digest(spec, factory, model),
+        metadata={"factory": spec, "weights": None if weights is None else str(weights)},
+    )
+
+
+def from_zoo(model_id: str, threat: ThreatModel, model_dir: Path, dataset: Dataset, device: torch.device) -> Subject:
+    """Load a model of RobustBench's zoo and try it on a few test images.
+
+    Args:
+        model_id: its id there.
+        threat: the threat model, whose norm is part of its place in the zoo.
+        model_dir: where its weights lie, see :func:`benchmark.robustbench_io.load`.
+        dataset: one that the zoo's models classify, see :func:`benchmark.robustbench_io.zoo_dataset`.
+        device: where the model is evaluated.
+
+    Raises:
+        InputError: the zoo has no such model, it does not load, or the data are none of the zoo's.
+    """
+    of = robustbench_io.zoo_dataset(dataset)
+    made_by = {"robustbench": robustbench_io.release(), "model": f"{of}/{threat.norm}/{model_id}"}
+    return _external(
+        model_id,
+        robustbench_io.load(model_id, of, threat, model_dir).to(device).float(),
+        dataset,
+        device,
+        code=hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest(),
+        metadata=made_by,
+    )
+
+
+def _external(
+    name: str, model: nn.Module, dataset: Dataset, device: torch.device, *, code: str, metadata: dict[str, Any]
+) -> Subject:
+    """Try a stranger's model on a few test images, and make it a subject with what was found as its flags."""
     found = training_mode(model)
     flags = [] if found.fine else [found.sentence]
     flags += [flag for flag in _examine(model.eval(), dataset, device) if flag not in flags]
     return Subject(
-        name=spec.rsplit("/", 1)[-1].replace(".py:", ":"),
+        name=name,
         model=model,
         num_classes=dataset.num_classes,
         image_shape=dataset.image_shape,
         device=device,
         digest=weights_digest(model),
-        code=_code_digest(spec, factory, model),
+        code=code,
         kind="external",
-        metadata={"factory": spec, "weights": None if weights is None else str(weights)},
+        metadata=metadata,
         flags=flags,
     )
 
 
-def make_model(spec: str, weights: Path | None, num_classes: int, device: torch.device) -> nn.Module:
+def make_model(spec: str, weights: Path | None, dataset: Dataset, device: torch.device) -> nn.Module:
     """Make a stranger's model and return it in float32 in the mode its factory left it, whatever it is good for.
 
     Args:
         spec: as for :func:`from_factory`.
         weights: as for :func:`from_factory`.
-        num_classes: what a factory that asks for it gets.
+        dataset: gives the number of classes and the shape of an image, to a factory that asks.
         device: where the model is put.
 
     Raises:
         InputError: what is named does not exist, does not load, or is no ``nn.Module``.
     """
-    return _made(spec, weights, num_classes, device)[1]
+    return _made(spec, weights, dataset, device)[1]
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -160,9 +202,11 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def _factory(spec: str) -> Callable[..., Any]:
+    if spec.startswith(timm_model.PREFIX):
+        return timm_model.factory(spec.removeprefix(timm_model.PREFIX))
     source, colon, attribute = spec.rpartition(":")
     if not colon or not source or not attribute:
-        raise InputError(f'A model is named "FILE.py:FACTORY" or "package.module:FACTORY", not "{spec}".')
+        raise InputError(f'A model is named "FILE.py:FACTORY", "package.module:FACTORY" or "timm:NAME", not "{spec}".')
     module = _file_module(Path(source)) if source.endswith(".py") else _named_module(source)
     if not hasattr(module, attribute):
         public = [name for name in vars(module) if not name.startswith("_")]
@@ -202,8 +246,10 @@ def _named_module(name: str) -> ModuleType:
 
 
 def _made(
-    spec: str, weights: Path | None, num_classes: int, device: torch.device
+    spec: str, weights: Path | None, dataset: Dataset, device: torch.device
 ) -> tuple[Callable[..., Any], nn.Module]:
+    if spec.startswith(timm_model.PREFIX) and weights is None:
+        raise InputError(f"{spec} has random weights: give it its own with --weights FILE; none are downloaded.")
     # Factories seed and draw.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         factory = _factory(spec)
@@ -211,9 +257,12 @@ def _made(
             parameters = inspect.signature(factory).parameters
         except (TypeError, ValueError):
             parameters = {}
-        arguments = {"num_classes": num_classes} if "num_classes" in parameters else {}
+        known = {"num_classes": dataset.num_classes, "image_shape": dataset.image_shape}
+        arguments = {name: value for name, value in known.items() if name in parameters}
         try:
             model = factory(**arguments)
+        except InputError:
+            raise
         except (Exception, SystemExit) as error:
             raise InputError(f"{spec} failed to make a model: {reason(error)}.") from error
         if not isinstance(model, nn.Module):

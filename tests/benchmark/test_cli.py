@@ -350,9 +350,13 @@ def test_empty_image_folder_is_refused(refused: Callable[..., str], tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ((), "Give either --checkpoint PATH or --model FILE:FACTORY."),
-        (("--checkpoint", "a", "--model", "b.py:c"), "Give either --checkpoint PATH or --model FILE:FACTORY."),
+        ((), "Give one of --checkpoint PATH, --model FILE:FACTORY and --robustbench MODEL_ID."),
+        (
+            ("--checkpoint", "a", "--model", "b.py:c"),
+            "Give one of --checkpoint PATH, --model FILE:FACTORY and --robustbench MODEL_ID.",
+        ),
         (("--checkpoint", "digits", "--weights", "b.pt"), "--weights goes with --model FILE:FACTORY."),
+        (("--model", "b.py:c", "--model-dir", "zoo"), "--model-dir goes with --robustbench MODEL_ID."),
         (("--checkpoint", "missing"), "There is no checkpoint at missing."),
         (("--checkpoint", "."), "There is no checkpoint at best.safetensors."),
         (("--model", "model.py:good"), "Name the data set with --dataset NAME"),
@@ -422,7 +426,7 @@ def test_checkpoint_for_other_images_is_refused(refused: Callable[..., str], tmp
 @pytest.mark.parametrize(
     ("spec", "complaint"),
     [
-        ("model.py", 'A model is named "FILE.py:FACTORY" or "package.module:FACTORY", not "model.py".'),
+        ("model.py", 'A model is named "FILE.py:FACTORY", "package.module:FACTORY" or "timm:NAME", not "model.py".'),
         ("missing.py:good", "There is no file missing.py."),
         ("no_such_package:good", 'The module "no_such_package" does not import'),
         ("model.py:god", 'model.py has no "god". Did you mean "good"?'),

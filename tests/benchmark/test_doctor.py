@@ -157,7 +157,7 @@ def test_wrapper_that_is_shown_cures_the_domain(coloured: Dataset, domain: Domai
     file = tmp_path / "model.py"
     factory = "\ndef make():\n    return Net(3, 10).eval()\n\n\n"
     file.write_text(MODEL + factory + diagnosis.wrapper)
-    cured = make_model(f"{file}:on_pixels", state, 10, CPU)
+    cured = make_model(f"{file}:on_pixels", state, coloured, CPU)
     x = coloured.test.unit()
     with torch.no_grad():
         assert torch.allclose(cured(x), sick(domain(x)), atol=1e-3)

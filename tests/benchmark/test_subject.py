@@ -151,9 +151,9 @@ def test_data_without_test_images_are_refused(written: Callable[..., str], datas
         from_factory(written(), None, empty, CPU)
 
 
-def test_model_can_be_made_without_being_tried(written: Callable[..., str]) -> None:
+def test_model_can_be_made_without_being_tried(written: Callable[..., str], dataset: Dataset) -> None:
     spec = written("def sick(num_classes):\n    return nn.Sequential(Net(7), nn.Dropout())\n", "sick")
-    model = make_model(spec, None, 4, CPU)
+    model = make_model(spec, None, dataset, CPU)
     assert model.training
     assert model(torch.rand(2, 1, 6, 6)).shape == (2, 7)
 
