@@ -177,7 +177,7 @@ def load_exported(
     """
     with (
         imported() as robustbench,
-        _registered(robustbench, {model_id: factory}, dataset, threat),
+        registered(robustbench, {model_id: factory}, dataset, threat),
         tempfile.TemporaryDirectory() as folder,
     ):
         placed = Path(folder) / dataset / threat.norm / f"{model_id}.pt"
@@ -218,8 +218,8 @@ def consume(model_info: Path, dataset: str, threat: ThreatModel) -> dict[str, st
         # They look for ./model_info, list what is in the zoo, and print.
         with (
             contextlib.chdir(place),
-            _registered(robustbench, dict.fromkeys(ids, nn.Identity), dataset, threat),
-            patch.object(template, "PackageLoader", _template_loader),
+            registered(robustbench, dict.fromkeys(ids, nn.Identity), dataset, threat),
+            patch.object(template, "PackageLoader", _with_template(template.PackageLoader)),
         ):
             for name, consumer in consumers.items():
                 with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -355,12 +355,17 @@ def _refuse_download(*_: Any, **__: Any) -> None:
     raise InputError("Weights of RobustBench's zoo are not downloaded here; place them where its loader looks.")
 
 
-def _template_loader(package: str, folder: str) -> Any:
-    """Return RobustBench's template of its HTML leaderboards, which its wheel lacks, or else ours."""
-    import jinja2
+def _with_template(loader: type[Any]) -> type[Any]:
+    """Return a loader of RobustBench's template of its HTML leaderboards, which its wheel lacks, or else of ours."""
 
-    whole = jinja2.PackageLoader(package, folder)
-    return jinja2.ChoiceLoader([whole, jinja2.DictLoader({"leaderboard.html.j2": _TEMPLATE})])
+    class Loader(loader):
+        def get_source(self, environment: Any, template: str) -> Any:
+            try:
+                return super().get_source(environment, template)
+            except LookupError:
+                return _TEMPLATE, None, None
+
+    return Loader
 
 
 def _entries(robustbench: ModuleType, dataset: str, threat: ThreatModel) -> dict[str, Any]:
@@ -373,10 +378,10 @@ def _entries(robustbench: ModuleType, dataset: str, threat: ThreatModel) -> dict
 
 
 @contextmanager
-def _registered(
+def registered(
     robustbench: ModuleType, factories: Mapping[str, Callable[[], nn.Module]], dataset: str, threat: ThreatModel
 ) -> Iterator[None]:
-    """Put models into the zoo, over those of the same id, and take them out again."""
+    """Put models into the zoo of the RobustBench that is :func:`imported`, over those of the same id, for a while."""
     enums = robustbench.model_zoo.enums
     of_dataset = robustbench.model_zoo.model_dicts[enums.BenchmarkDataset(dataset)]
     known = _entries(robustbench, dataset, threat)

@@ -124,7 +124,7 @@ def _kind(value: Any) -> str:
     if isinstance(value, Mapping):
         tensors = all(isinstance(entry, Tensor) for entry in value.values())
         return f"{len(value)} {'tensors' if tensors else 'entries'}"
-    return f"of type {type(value).__name__}"
+    return f"an object of type {type(value).__name__}"
 
 
 def _keys(missing: Sequence[str], unexpected: Sequence[str]) -> str:

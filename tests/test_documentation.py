@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyautoattack
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +65,7 @@ def test_method_added_as_contributing_says(project: Path) -> None:
 
 
 def test_own_model_evaluated_as_the_readme_says(tmp_path: Path) -> None:
-    assert write_examples(ROOT / "README.md", tmp_path) == {"my_model.py", "prepare.py"}
+    assert write_examples(ROOT / "README.md", tmp_path) == {"my_model.py", "prepare.py", "cifar_resnet.py"}
     python(tmp_path, "prepare.py")
     model = ["--model", "my_model.py:make_model", "--weights", "my_weights.pt"]
     data = ["--dataset", "npz:my_data.npz", "--threat", "Linf:0.1", "--json", "result.json"]
@@ -77,6 +79,18 @@ def test_own_model_evaluated_as_the_readme_says(tmp_path: Path) -> None:
     assert result["n"] == 50
     assert result["metrics"]["clean"]["accuracy"] >= 80
     assert result["metrics"]["pgd20"]["accuracy"] <= result["metrics"]["clean"]["accuracy"]
+
+
+def test_model_from_elsewhere_evaluated_as_the_readme_says(tmp_path: Path) -> None:
+    write_examples(ROOT / "README.md", tmp_path)
+    x = np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", x_train=x, y_train=np.arange(12) % 10, x_test=x[:2], y_test=np.arange(2))
+    weights = Path(pyautoattack.__path__[0]) / "examples" / "model_test.pt"
+    model = ["--model", "cifar_resnet.py:make_model", "--weights", str(weights)]
+    data = ["--dataset", "npz:data.npz", "--threat", "Linf:8/255", "--device", "cpu", "--json", "result.json"]
+    python(tmp_path, "-m", "benchmark", "evaluate", *model, *data, "--metrics", "clean")
+    result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert (result["subject"], result["n"]) == ("cifar_resnet:make_model", 2)
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])

@@ -238,7 +238,15 @@ class Surprise:
         (lambda path: torch.save({"linear.weight": torch.ones(5, 36)}, path), "do not fit the model"),
         (lambda path: torch.save([torch.ones(1)], path), "no state dict"),
         (lambda path: torch.save({"epoch": 3}, path), "no state dict"),
-        (lambda path: torch.save(Surprise(), path), "not unpickled"),
+        (lambda path: torch.save(Surprise(), path), "holds more than tensors (builtins.print), and is not unpickled."),
+        (
+            lambda path: path.write_text("<!DOCTYPE html><html></html>"),
+            "weights.pt is an HTML page and no weights file",
+        ),
+        (
+            lambda path: torch.save({"model_state_dict": {}, "replay_buffer": torch.zeros(2, 3)}, path),
+            'it holds "model_state_dict" (0 tensors) and "replay_buffer" (a tensor [2, 3]).',
+        ),
     ],
 )
 def test_wrong_weights_are_told_in_one_sentence(
