@@ -110,6 +110,21 @@ def weights_path(folder: Path, entry: Entry) -> Path:
     return folder.parent / WEIGHTS / f"{entry.subject.weights_digest[:16]}.safetensors"
 
 
+def weights_file(entry_file: Path, entry: Entry, checkpoint: Path | None) -> Path:
+    """Return the file of an entry's weights: the copy beside the entries, or a checkpoint's, which may be a run folder.
+
+    Raises:
+        InputError: there is none.
+    """
+    file = checkpoint or weights_path(entry_file.parents[1], entry)
+    if file.is_dir():
+        file = file / FILES["last" if entry.subject.which == "last" else "best"]
+    if not file.is_file():
+        hint = "" if checkpoint else "; name the file or run folder with --checkpoint"
+        raise InputError(f"The weights of {entry_file} are not at {file}{hint}.")
+    return file
+
+
 def write(leaderboards: Path, entry: Entry, store: Store, checkpoint: Path) -> str | None:
     """Write the bundle of an entry, and a copy of its weights where they take at most :data:`MAX_WEIGHTS`.
 
@@ -263,7 +278,7 @@ def verify(
     lines.append(line)
     if subject is None:
         return Verification(entry_file, lines)
-    dataset = _dataset(entry, data, {} if loaded is None else loaded)
+    dataset = measured_on(entry, data, {} if loaded is None else loaded)
     if (subject.num_classes, subject.image_shape) != (dataset.num_classes, tuple(dataset.image_shape)):
         raise InputError(f"The weights of {entry_file} are for other images or classes than {dataset.name} has.")
     lines.append(Line("data", True, f"{dataset.name}, {entry.data.n} of {len(dataset.test)} test images"))
@@ -333,12 +348,7 @@ def _differences(header: Header, entry: Entry) -> list[str]:
 def _subject(
     entry_file: Path, entry: Entry, header: Header, checkpoint: Path | None, device: torch.device
 ) -> tuple[Subject | None, Line]:
-    file = checkpoint or weights_path(entry_file.parents[1], entry)
-    if file.is_dir():
-        file = file / FILES["last" if entry.subject.which == "last" else "best"]
-    if not file.is_file():
-        hint = "" if checkpoint else "; name the file or run folder with --checkpoint"
-        raise InputError(f"The weights of {entry_file} are not at {file}{hint}.")
+    file = weights_file(entry_file, entry, checkpoint)
     if _file_digest(file) != header.weights_file:
         return None, Line("weights", False, f"{file} is not the file that was measured, or was changed")
     subject = from_checkpoint(file, device)
@@ -347,7 +357,17 @@ def _subject(
     return (subject if same else None), Line("weights", same, text if same else f"{file} holds other weights")
 
 
-def _dataset(entry: Entry, root: Path, loaded: dict[tuple[str, int | None], Dataset]) -> Dataset:
+def measured_on(entry: Entry, root: Path, loaded: dict[tuple[str, int | None], Dataset]) -> Dataset:
+    """Return the data set of an entry.
+
+    Args:
+        entry: the entry.
+        root: folder of downloaded data sets.
+        loaded: data sets by name and size, which is added to.
+
+    Raises:
+        InputError: it cannot be had, or its test images are not those that were measured.
+    """
     size = ((entry.training.get("settings") or {}).get("data") or {}).get("size")
     key = entry.dataset, size
     if key not in loaded:
