@@ -45,5 +45,7 @@ def _complaint(error: ValidationError, model: type[BaseModel]) -> str:
         return f'unknown key "{key}".{nearest(key, known)}'
     if first["type"] == "missing":
         return f'the key "{key}" is missing.'
-    message = first["msg"][0].lower() + first["msg"][1:]
+    # Pydantic puts "Value error" in front of what a validator of ours says.
+    said = str(first["ctx"]["error"]) if first["type"] == "value_error" and "ctx" in first else first["msg"]
+    message = said[0].lower() + said[1:]
     return f'"{key}" is {first["input"]!r}, but {message}.'

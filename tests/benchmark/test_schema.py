@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import AfterValidator
 
 from benchmark.schema import Strict, checked
 from methods.errors import InputError
+
+
+def even(number: int) -> int:
+    if number % 2:
+        raise ValueError("It should be even")
+    return number
 
 
 class Inner(Strict):
@@ -18,6 +25,7 @@ class Outer(Strict):
     name: str
     count: int = 1
     inner: Inner = Inner()
+    pairs: Annotated[int, AfterValidator(even)] = 2
 
 
 def test_good_data_become_a_record() -> None:
@@ -34,6 +42,7 @@ def test_good_data_become_a_record() -> None:
         ({"name": "a", "count": "2"}, "It: \"count\" is '2', but input should be a valid integer."),
         ({"name": "a", "count": 2.5}, 'It: "count" is 2.5, but'),
         ({"name": "a", "inner": {"share": float("nan")}}, 'It: "inner.share" is nan, but'),
+        ({"name": "a", "pairs": 3}, 'It: "pairs" is 3, but it should be even.'),
         ({"name": {1, 2}}, "It holds a value that is not plain"),
         (["name"], "It must be a mapping of settings"),
         (None, "It must be a mapping of settings"),
