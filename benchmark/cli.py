@@ -25,6 +25,9 @@ app = typer.Typer(
     no_args_is_help=False,
 )
 
+exports = typer.Typer(help="Write results in the form that another project takes.", no_args_is_help=False)
+app.add_typer(exports, name="export")
+
 # The base of typer's own usage errors, which lies in click or in typer's private copy of it, as the version has it.
 UsageError = cast(type[typer.BadParameter], typer.BadParameter.__bases__[0])
 
@@ -329,6 +332,54 @@ def court(
     found, folder = experiments.court_power(dataset, threat, leaderboards, device)
     typer.echo(found.summary())
     typer.echo(f"tables: {folder}")
+
+
+@exports.command("robustbench")
+def export_robustbench(
+    entry: Annotated[Path, typer.Argument(help="An entry's file.")],
+    model_id: Annotated[str, typer.Option(help="Author, year, first word of the title: Wang2023Better_WRN-28-10.")],
+    paper: Annotated[str, typer.Option(help="The paper's title.")],
+    authors: Annotated[str | None, typer.Option(help='Such as "A. One, B. Two".')] = None,
+    url: Annotated[str | None, typer.Option(help="The paper's address.")] = None,
+    venue: Annotated[str | None, typer.Option(help='Such as "ICML 2024" or "arXiv, Jun 2024".')] = None,
+    reported: Annotated[float | None, typer.Option(help="The paper's own robust accuracy, in percent.")] = None,
+    footnote: Annotated[
+        str | None, typer.Option(help="A remark on the leaderboard, such as on synthetic data.")
+    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights that do not lie beside the entry.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write; submissions/<model id> by default.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Write what RobustBench needs of a new model, and prove it by RobustBench's own code; status 1 where it fails."""
+    from benchmark import submission
+    from benchmark.submission_files import Paper
+    from methods.training.trainer import select_device
+
+    about = Paper(paper, authors, url, venue, reported, footnote)
+    place = select_device(device)
+    kit = submission.export(entry, model_id, about, checkpoint=checkpoint, output=output, device=place)
+    for line in kit.lines:
+        mark = {True: "ok", False: "FAILED", None: "not checked"}[line.passed]
+        typer.echo(f"{mark}: {line.check}: {line.detail}")
+    if kit.rehearsal:
+        typer.echo(kit.rehearsal)
+    typer.echo(f"kit: {kit.folder}")
+    if not kit.proven:
+        typer.echo("failed: RobustBench would not take this kit as it is.", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"what to do with it: {kit.folder / 'README.md'}")
+
+
+@exports.command("check")
+def export_check(
+    records: Annotated[list[Path], typer.Argument(help="Files of RobustBench's model_info/<dataset>/<threat>/.")],
+) -> None:
+    """Check that records of models have RobustBench's form."""
+    from benchmark import model_info
+
+    for path in records:
+        info = model_info.read(path)
+        typer.echo(f"ok: {path}: clean {info.clean_acc} %, AutoAttack {info.autoattack_acc} %")
 
 
 def _plan(
