@@ -31,7 +31,7 @@ app.add_typer(exports, name="export")
 # The base of typer's own usage errors, which lies in click or in typer's private copy of it, as the version has it.
 UsageError = cast(type[typer.BadParameter], typer.BadParameter.__bases__[0])
 
-KINDS = ("methods", "recipes", "datasets", "protocols", "metrics", "ablations")
+KINDS = ("methods", "recipes", "datasets", "protocols", "metrics", "ablations", "paper", "scales")
 
 Dataset = Annotated[str, typer.Option(help="digits, cifar10, cifar100, cifar10-jpeg, imagefolder:PATH or npz:FILE.")]
 Methods = Annotated[str, typer.Option(help="Recipes, comma-separated (see: list recipes).")]
@@ -67,7 +67,7 @@ Which = Annotated[Literal["best", "last"], typer.Option(help="Checkpoint: best o
 
 @app.command("list")
 def list_command(kind: Annotated[str | None, typer.Argument(help=" | ".join(KINDS))] = None) -> None:
-    """Show the methods, recipes, datasets, protocols, metrics and ablations there are."""
+    """Show the methods, recipes, datasets, protocols, metrics, ablations, and what can be reproduced of the paper."""
     if kind is not None and kind not in KINDS:
         raise InputError(f'There is no list of "{kind}".{nearest(kind, KINDS)} Choose from: {", ".join(KINDS)}.')
     for shown in KINDS if kind is None else (kind,):
@@ -93,7 +93,13 @@ def _listing(kind: str) -> list[str]:
         return metrics.names()
     from benchmark import config
 
-    return list({"recipes": config.recipes, "protocols": config.protocols, "ablations": config.ablations}[kind]())
+    if kind == "paper":
+        found = {name: config.read_yaml(path) for name, path in config.papers().items()}
+        width = max(map(len, found))
+        return [f"{name:<{width}}  {content.get('title', '')}" for name, content in found.items()]
+    folders = {"recipes": config.recipes, "protocols": config.protocols}
+    folders |= {"ablations": config.ablations, "scales": config.scales}
+    return list(folders[kind]())
 
 
 @app.command()
@@ -238,6 +244,41 @@ def report(
     typer.echo(write_report(leaderboards, output))
     for path in write_figures(leaderboards, figures) if figures is not None else ():
         typer.echo(path)
+
+
+@app.command()
+def reproduce(
+    target: Annotated[str, typer.Argument(help="A table or figure of the paper (see: list paper), or all.")],
+    scale: Annotated[str, typer.Option(help="digits, small or paper.")] = "digits",
+    seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated; the scale's by default.")] = None,
+    overrides: Settings = None,
+    device: Device = "auto",
+    workers: Annotated[int, typer.Option(help="Processes, a run each at a time.")] = 1,
+    tables_only: Annotated[
+        bool, typer.Option("--tables-only", help="Train nothing: show the entries there are.")
+    ] = False,
+    runs: Runs = Path("runs"),
+    leaderboards: Leaderboards = Path("leaderboards"),
+) -> None:
+    """Reproduce a table or figure of the paper beside what it reports: train and measure what is missing."""
+    from benchmark import paper
+    from benchmark.reproduce import Reproduction
+
+    targets, chosen = paper.targets(target), paper.scale(scale)
+    reproduction = Reproduction(
+        targets=targets,
+        scale=chosen,
+        seeds=chosen.seeds if seeds is None else _seeds(seeds),
+        overrides=overrides or [],
+        device=device,
+        runs=runs,
+        leaderboards=leaderboards,
+        workers=workers,
+    )
+    failures = [] if tables_only else reproduction.run()
+    for path in reproduction.write():
+        typer.echo(path)
+    _finish(failures)
 
 
 @app.command()

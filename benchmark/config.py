@@ -171,3 +171,13 @@ def protocols() -> dict[str, Path]:
 def ablations() -> dict[str, Path]:
     """Return the ablation files by name."""
     return {path.stem: path for path in sorted((CONFIGS / "ablations").glob("*.yaml"))}
+
+
+def papers() -> dict[str, Path]:
+    """Return the files of a paper's tables and figures by name."""
+    return {path.stem: path for path in sorted((CONFIGS / "paper").glob("*.yaml"))}
+
+
+def scales() -> dict[str, Path]:
+    """Return the files of the scales of reproduction by name."""
+    return {path.stem: path for path in sorted((CONFIGS / "scales").glob("*.yaml"))}

@@ -229,13 +229,18 @@ def train_all(plan: Plan) -> list[str]:
     """Train every run of the plan; return a sentence for each that failed."""
     plan.check()
     failures: list[str] = []
-    for _ in _trained(plan, failures):
+    for _ in finished(plan, failures):
         pass
     return failures
 
 
-def _trained(plan: Plan, failures: list[str]) -> Iterator[tuple[Experiment, Path]]:
-    """Train each run, and yield it with its folder; a stopped one too, where it left weights from before."""
+def finished(plan: Plan, failures: list[str]) -> Iterator[tuple[Experiment, Path]]:
+    """Train each run, and yield it with its folder; a stopped one too, where it left weights from before.
+
+    Args:
+        plan: checked.
+        failures: is given a sentence for each training that failed.
+    """
     for run in plan.experiments:
         dataset = plan.data(run)
         try:
@@ -303,25 +308,56 @@ def _evaluated(
     plan: Plan, evaluation: Evaluation, leaderboards: Path, failures: list[str], cell: Cell | None = None
 ) -> Iterator[Path]:
     """Train and evaluate every run of the plan; yield the file of each entry written."""
-    protocol = plan.evaluation_protocol
-    store = Store(plan.runs / "measurements")
-    for trained, folder in _trained(plan, failures):
-        if not (folder / FILES[evaluation.which]).is_file():
-            continue
-        dataset = plan.data(trained)
-        source = replace(plan.source(trained), checkpoint=folder, which=evaluation.which)
-        subject = source.subject(dataset)
-        measurements = evaluation.measure(subject, dataset, protocol, store, source)
-        failures += _failures(f"{trained.recipe} seed {trained.seed}", measurements)
-        entry = _entry(plan, trained, folder, subject, evaluation.which, protocol, measurements, cell)
-        # A bundle holds what was added to the test images, and `verify` does not know their noise.
-        digest = None if protocol.noise else bundle.write(leaderboards, entry, store, folder / FILES[evaluation.which])
-        path = write_entry(leaderboards, entry.model_copy(update={"evidence": digest}))
-        generated = measurements.get("generation")
-        if generated is not None and (panels := pictures.panels_of(generated, store)):
-            title = f"{subject.name} on {dataset.name}, seed {trained.seed}"
-            pictures.write_panels(picture_path(path), title, panels, dataset.classes)
-        yield path
+    for trained, folder in finished(plan, failures):
+        path = record(plan, trained, folder, evaluation, plan.evaluation_protocol, leaderboards, failures, cell)
+        if path is not None:
+            yield path
+
+
+def record(
+    plan: Plan,
+    trained: Experiment,
+    folder: Path,
+    evaluation: Evaluation,
+    protocol: Protocol,
+    leaderboards: Path,
+    failures: list[str],
+    cell: Cell | None = None,
+    evidence: bool = True,
+) -> Path | None:
+    """Evaluate a run of the plan and write its entry.
+
+    Args:
+        plan: with that run.
+        trained: the run.
+        folder: what its training left.
+        evaluation: what to measure.
+        protocol: under which.
+        leaderboards: where the entry is kept.
+        failures: is given a sentence for each metric that failed.
+        cell: of the ablation that the run stands for.
+        evidence: whether to keep the bundle, and a copy of the weights, with which the entry can be verified.
+
+    Returns:
+        The entry's file; None where the training left no such checkpoint.
+    """
+    if not (folder / FILES[evaluation.which]).is_file():
+        return None
+    dataset, store = plan.data(trained), Store(plan.runs / "measurements")
+    source = replace(plan.source(trained), checkpoint=folder, which=evaluation.which)
+    subject = source.subject(dataset)
+    measurements = evaluation.measure(subject, dataset, protocol, store, source)
+    failures += _failures(f"{trained.recipe} seed {trained.seed}", measurements)
+    entry = _entry(plan, trained, folder, subject, evaluation.which, protocol, measurements, cell)
+    # A bundle holds what was added to the test images, and `verify` does not know their noise.
+    kept = evidence and not protocol.noise
+    digest = bundle.write(leaderboards, entry, store, folder / FILES[evaluation.which]) if kept else None
+    path = write_entry(leaderboards, entry.model_copy(update={"evidence": digest}))
+    generated = measurements.get("generation")
+    if generated is not None and (panels := pictures.panels_of(generated, store)):
+        title = f"{subject.name} on {dataset.name}, seed {trained.seed}"
+        pictures.write_panels(picture_path(path), title, panels, dataset.classes)
+    return path
 
 
 def _failures(name: str, measurements: dict[str, Measurement]) -> list[str]:

@@ -488,3 +488,90 @@ def _common(one: Sequence[float], other: Sequence[float]) -> float:
     """Return the area that two boxes (left, bottom, right, top) share."""
     corners = (*np.maximum(one[:2], other[:2]), *np.minimum(one[2:], other[2:]))
     return _area(corners) if corners[0] < corners[2] and corners[1] < corners[3] else 0.0
+
+
+_ACROSS = 4
+"""Panels side by side."""
+
+
+@dataclass(frozen=True)
+class Versus:
+    """A column of a table: of each row the reported number, and the reproduced ones of its seeds."""
+
+    title: str
+    reported: Sequence[float | None]
+    reproduced: Sequence[Sequence[float]]
+    percent: bool = False
+
+
+def comparison(path: Path, title: str, labels: Sequence[str], columns: Sequence[Versus]) -> None:
+    """Write a PNG with a row a method and a panel a column: reported numbers, and means of reproduced ones.
+
+    Bars are standard deviations over seeds (n - 1). A column over several decades has a logarithmic scale.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    across = min(_ACROSS, len(columns))
+    down = -(-len(columns) // across)
+    margin = 0.075 * max(map(len, labels))
+    size = (margin + 2.1 * across, 0.7 + down * (0.75 + 0.24 * len(labels)))
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(down, across, sharey=True, squeeze=False)
+    places = range(len(labels))
+    for axis, column in zip(grid.flat, columns, strict=False):
+        seen = [place for place in places if column.reported[place] is not None]
+        axis.plot(
+            [column.reported[place] for place in seen],
+            seen,
+            linestyle="none",
+            marker="D",
+            markersize=6,
+            color="black",
+            markerfacecolor="none",
+            label="reported",
+        )
+        drawn = [place for place in places if column.reproduced[place]]
+        axis.errorbar(
+            [statistics.fmean(column.reproduced[place]) for place in drawn],
+            drawn,
+            xerr=[_deviation(column.reproduced[place]) for place in drawn],
+            fmt="o",
+            color=_COLOURS[0],
+            markersize=4.5,
+            capsize=2,
+            label="reproduced",
+            zorder=3,
+        )
+        values = [column.reported[place] or 0 for place in seen]
+        values += [value for place in drawn for value in column.reproduced[place]]
+        if column.percent:
+            axis.set_xlim(-4, 104)
+        elif values and min(values) > 0 and max(values) > 100 * min(values):
+            axis.set_xscale("log")
+        elif values and max(map(abs, values)) > 100 * statistics.median(map(abs, values)):
+            axis.set_xscale("symlog", linthresh=max(1.0, statistics.median(map(abs, values))))
+        else:
+            axis.margins(x=0.12)
+        axis.set_xlabel(column.title, fontsize=9)
+        axis.grid(axis="both", color="#dddddd", linewidth=0.6)
+        axis.set_axisbelow(True)
+        for side in ("top", "right", "left"):
+            axis.spines[side].set_visible(False)
+        axis.tick_params(axis="y", length=0)
+        axis.tick_params(labelsize=8)
+    grid[0, 0].set_yticks(places, labels)
+    grid[0, 0].set_ylim(len(labels) - 0.5, -0.5)
+    for axis in grid.flat[len(columns) :]:
+        axis.set_visible(False)
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    legend = figure.legend(
+        handles, names, title=title, fontsize=9, title_fontsize=10, loc="outside upper center", ncols=2
+    )
+    legend.set_frame_on(False)
+    legend.get_title().set_multialignment("center")
+    write(path, lambda temporary: figure.savefig(temporary, format="png", metadata={"Software": None}))

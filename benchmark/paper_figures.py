@@ -98,18 +98,24 @@ def _trade_off(stem: Path, title: str, methods: Sequence[Method]) -> list[Path]:
 
 
 def _energies(stem: Path, title: str, methods: Sequence[Method]) -> list[Path]:
+    return energies(stem, f"{title}\noverlap: of clean and adversarial images", methods)
+
+
+def energies(stem: Path, title: str, methods: Sequence[Method]) -> list[Path]:
+    """Draw the joint energies of the methods that have them; return the files, none where no method has."""
     panels = []
     for label, runs in methods:
-        series = [
-            found.series for found in _done(runs, "landscape") if None not in found.series.get("generated", [None])
-        ]
-        if series:
-            panels.append(_panel(f"{label}\noverlap {measured(runs, 'energy_overlap')}", series))
-    title += "\noverlap: of clean and adversarial images"
+        if series := landscapes(runs):
+            panels.append(panel(f"{label}\noverlap {measured(runs, 'energy_overlap')}", series))
     return figures.histograms(stem, title, panels, "joint energy E(x, y), in nats") if panels else []
 
 
-def _panel(label: str, series: Sequence[dict[str, list[Any]]]) -> Panel:
+def landscapes(runs: Sequence[Entry]) -> list[dict[str, list[Any]]]:
+    """Return the histograms of the seeds whose energies were measured, those of generated images among them."""
+    return [found.series for found in _done(runs, "landscape") if None not in found.series.get("generated", [None])]
+
+
+def panel(label: str, series: Sequence[dict[str, list[Any]]]) -> Panel:
     """Return the seeds' histograms on common edges: within a bin, images are spread evenly."""
     edges = np.array(series[0]["edges"])
     if len(series) > 1:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from benchmark.results import Measurement
 from benchmark.store import Store
+from methods.errors import InputError
 from methods.training.checkpoint import write
 
 _TITLES = {
@@ -26,6 +27,8 @@ _GAP = 2
 _BETWEEN = 24
 """Pixels between two panels."""
 _HEAD, _MARGIN, _DPI = 64, 16, 100
+_LABEL = 30
+"""Pixels over a figure in a stack of them."""
 _GREY, _WHITE = 128, 255
 
 Panel = tuple[np.ndarray, np.ndarray]
@@ -84,6 +87,41 @@ def write_panels(path: Path, title: str, panels: Mapping[str, Panel], classes: S
     for number, name in enumerate(rows):
         middle = _MARGIN + height * (1 - (number + 0.5) / len(rows))
         words(name, left - 6, middle, 8, ha="right", va="center")
+    canvas.draw()
+    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    palette = drawn.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    write(path, lambda temporary: palette.save(temporary, format="PNG", optimize=True))
+
+
+def stack(path: Path, pictures: Mapping[str, Path]) -> None:
+    """Write the figures of several entries as one PNG, one below the other, each under its label.
+
+    Pixels are whole; the palette is as in :func:`write_panels`.
+
+    Args:
+        path: the file; written atomically.
+        pictures: label -> the figure of an entry; at least one.
+
+    Raises:
+        InputError: a figure cannot be read, or the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    try:
+        shown = {label: np.asarray(Image.open(picture).convert("RGB")) for label, picture in pictures.items()}
+    except OSError as error:
+        raise InputError(f"A figure of samples cannot be read: {error}.") from error
+    width = max(picture.shape[1] for picture in shown.values())
+    height = sum(picture.shape[0] + _LABEL for picture in shown.values())
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    top = height
+    for label, picture in shown.items():
+        top -= _LABEL
+        figure.text(_MARGIN / width, (top + 4) / height, label, fontsize=12, weight="bold", color="#0072B2")
+        top -= picture.shape[0]
+        figure.figimage(picture, 0, top, origin="upper")
     canvas.draw()
     drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     palette = drawn.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)

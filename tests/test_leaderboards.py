@@ -8,6 +8,8 @@ import pytest
 
 from benchmark import bundle
 from benchmark.leaderboard import rebuild
+from benchmark.paper import ALL, APART, scale, targets
+from benchmark.reproduce import FOLDER, Reproduction
 from benchmark.results import Entry, entry_path, picture_path, read_entry
 
 LEADERBOARDS = Path(__file__).parents[1] / "leaderboards"
@@ -26,6 +28,16 @@ def test_tables_are_those_of_the_entries(tmp_path: Path) -> None:
         (copied / table).unlink()
     rebuild(copied)
     assert tables(copied) == tables(LEADERBOARDS)
+
+
+@pytest.mark.parametrize("folder", sorted((LEADERBOARDS / FOLDER).glob("*")), ids=lambda folder: folder.name)
+def test_reproduction_is_that_of_the_entries(folder: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "leaderboards"
+    shutil.copytree(LEADERBOARDS, copied)
+    chosen = scale(folder.name)
+    Reproduction(targets(ALL), chosen, chosen.seeds, leaderboards=copied).write()
+    for path in (path for path in folder.glob("*.*") if path.suffix in (".md", ".csv", ".tex")):
+        assert (copied / FOLDER / folder.name / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def tables(root: Path) -> dict[Path, bytes]:
@@ -47,7 +59,8 @@ def entry(request: pytest.FixtureRequest) -> tuple[Path, Entry]:
 
 def test_entries_are_traceable(entry: tuple[Path, Entry]) -> None:
     path, found = entry
-    assert entry_path(LEADERBOARDS, found) == path
+    root = next(parent for parent in path.parents if parent == LEADERBOARDS or parent.name == APART)
+    assert entry_path(root, found) == path
     for record in (found.provenance, found.training["provenance"]):
         assert record["dirty"] is False
         assert len(record["commit"]) == 40

@@ -7,6 +7,7 @@ import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -18,7 +19,9 @@ from benchmark.figures import (
     Line,
     Panel,
     Point,
+    Versus,
     cascade,
+    comparison,
     curves,
     dot_plot,
     histograms,
@@ -104,3 +107,37 @@ def test_figure_that_cannot_be_written_is_the_users_to_mend(tmp_path: Path) -> N
     (tmp_path / "taken").touch()
     with pytest.raises(InputError, match="Cannot write"):
         cascade(tmp_path / "taken" / "figure", "title", BARS)
+
+
+def drawn_by(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Collect every figure that is written from now on."""
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def kept(figure: Figure, *arguments: Any, **options: Any) -> None:
+        figures.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", kept)
+    return figures
+
+
+def test_comparison_has_a_panel_a_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = drawn_by(monkeypatch)
+    columns = [
+        Versus("clean (%)", [96.1, None], [[99.0, 97.0], []], percent=True),
+        Versus("FID", [1.0, 500.0], [[], []]),
+        Versus("gap", [1.0, None], [[1.2], [-1e6]]),
+        Versus("IS", [8.0, 7.0], [[], [6.5]]),
+        Versus("fid_ref", [None, None], [[0.5], [0.7]]),
+    ]
+    comparison(tmp_path / "table.png", "Table", ["JEM", "EB-JDAT"], columns)
+    assert size(tmp_path / "table.png")[0] > 600
+    (figure,) = figures
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_xlabel() for axis in shown] == ["clean (%)", "FID", "gap", "IS", "fid_ref"]
+    assert [axis.get_xscale() for axis in shown] == ["linear", "log", "symlog", "linear", "linear"]
+    assert [text.get_text() for text in shown[0].get_yticklabels()] == ["JEM", "EB-JDAT"]
+    reported, reproduced = shown[0].lines[0], shown[0].containers[0].lines[0]
+    assert (list(reported.get_xdata()), list(reported.get_ydata())) == ([96.1], [0])
+    assert (list(reproduced.get_xdata()), list(reproduced.get_ydata())) == ([98.0], [0])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark.pictures import panels_of, write_panels
+from benchmark.pictures import panels_of, stack, write_panels
 from benchmark.protocol import Protocol
 from benchmark.runner import evaluate
 from benchmark.store import Store
@@ -84,3 +84,22 @@ def test_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     panel = np.zeros((1, 1, 8, 8), np.uint8), np.zeros(1, np.int64)
     with pytest.raises(InputError, match="Cannot write"):
         write_panels(tmp_path / "file" / "a.png", "", {"start": panel}, ("zero",))
+
+
+def test_stack_has_every_picture_whole_and_in_order(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    parts = [85 * generator.integers(0, 4, (20, width), dtype=np.uint8) for width in (150, 200)]
+    for number, part in enumerate(parts):
+        Image.fromarray(part).save(tmp_path / f"{number}.png")
+    stack(tmp_path / "a.png", {"JEM": tmp_path / "0.png", "SADA-JEM": tmp_path / "1.png"})
+    pixels = picture(tmp_path / "a.png")
+    (upper,), (lower,) = (found(pixels[..., 0], part) for part in parts)
+    assert upper[1] == lower[1] == 0
+    assert upper[0] + 20 < lower[0]
+    assert pixels.shape[:2] == (lower[0] + 20, 200)
+
+
+def test_stack_of_what_is_no_picture_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "no.png").write_text("no picture")
+    with pytest.raises(InputError, match="cannot be read"):
+        stack(tmp_path / "a.png", {"JEM": tmp_path / "no.png"})

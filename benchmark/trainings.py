@@ -1,0 +1,111 @@
+"""Many runs on several processes, a run each at a time: the work that leaves its results in files.
+
+A training of a small network keeps one thread busy and no more, so that two runs in two processes beat one run with
+two threads. What a process leaves unfinished, because it died or the command was stopped, is finished by whoever asks
+for the results.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from typing import Protocol
+
+import torch
+
+
+class Work(Protocol):
+    """What a process does; it can be pickled."""
+
+    @property
+    def title(self) -> str:
+        """What it is, for the progress."""
+        ...
+
+    def __call__(self) -> object:
+        """Do it; what raises is reported, and left undone."""
+        ...
+
+
+def in_processes(jobs: Sequence[Work], workers: int) -> None:
+    """Do every job, each in one of ``workers`` processes, and say after each how many are done and what is left.
+
+    They share the threads of this process. When it ends, for whatever reason, so do they.
+    """
+    context = get_context("spawn")
+    threads, start = max(1, torch.get_num_threads() // workers), time.monotonic()
+    waiting, done = list(jobs), 0
+    busy, processes = {}, []
+    try:
+        for number in range(min(workers, len(waiting))):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, threads), name=f"worker {number + 1}", daemon=True)
+            process.start()
+            theirs.close()
+            processes.append(process)
+            busy[ours] = waiting.pop(0)
+            ours.send(busy[ours])
+        while busy:
+            for ours in wait(list(busy)):
+                assert isinstance(ours, Connection)
+                job = busy.pop(ours)
+                try:
+                    ours.recv()
+                except EOFError:
+                    print(f"{job.title}: its process ended; it is done again", file=sys.stderr)
+                    continue
+                done += 1
+                left = (time.monotonic() - start) / done * (len(jobs) - done)
+                print(f"{done} of {len(jobs)} runs, ETA {left:.0f} s: {job.title}", file=sys.stderr, flush=True)
+                if waiting:
+                    busy[ours] = waiting.pop(0)
+                    ours.send(busy[ours])
+                else:
+                    ours.close()
+    finally:
+        for process in processes:
+            process.kill()
+
+
+class _Plain:
+    """Standard error of a process among several: their progress bars would overwrite each other."""
+
+    def write(self, text: str) -> int:
+        return sys.__stderr__.write(text) if sys.__stderr__ else 0
+
+    def flush(self) -> None:
+        if sys.__stderr__:
+            sys.__stderr__.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+
+def _serve(jobs: Connection, threads: int) -> None:
+    sys.stderr = _Plain()
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        try:
+            job = jobs.recv()
+        except EOFError:
+            return
+        try:
+            job()
+        except Exception as error:
+            print(f"{job.title}: {type(error).__name__}: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            return
+        jobs.send(None)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
