@@ -248,23 +248,64 @@ def report(
 
 @app.command()
 def reproduce(
-    target: Annotated[str, typer.Argument(help="A table or figure of the paper (see: list paper), or all.")],
-    scale: Annotated[str, typer.Option(help="digits, small or paper.")] = "digits",
+    target: Annotated[str, typer.Argument(help="A table or figure of the paper (see: list paper), all, or gap.")],
+    scale: Annotated[str | None, typer.Option(help="digits (the default), small or paper.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated; the scale's by default.")] = None,
     overrides: Settings = None,
-    device: Device = "auto",
-    workers: Annotated[int, typer.Option(help="Processes, a run each at a time.")] = 1,
     tables_only: Annotated[
         bool, typer.Option("--tables-only", help="Train nothing: show the entries there are.")
     ] = False,
+    checkpoint: Annotated[Path | None, typer.Option(help="For gap: a run folder or a weights file.")] = None,
+    model: ModelFactory = None,
+    weights: ModelWeights = None,
+    dataset: Annotated[str | None, typer.Option(help="For gap: data set; a checkpoint's own by default.")] = None,
+    threat: Annotated[str | None, typer.Option(help="For gap: threat model of the standard protocol.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="For gap: the released evaluator; by default its host's.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="For gap: only the first N test images.")] = None,
+    which: Annotated[Literal["best", "last"] | None, typer.Option(help="For gap: checkpoint, best by default.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes: a run each at a time; for gap, shards.")] = 1,
+    device: Device = "auto",
     runs: Runs = Path("runs"),
     leaderboards: Leaderboards = Path("leaderboards"),
 ) -> None:
-    """Reproduce a table or figure of the paper beside what it reports: train and measure what is missing."""
+    """Reproduce a table or figure of the paper beside what it reports, training and measuring what is missing.
+
+    `reproduce gap --checkpoint C` walks a checkpoint from the evaluator released with EB-JDAT to the standard protocol,
+    one difference at a time, and says what each contributes.
+    """
+    of_tables = {"--scale": scale, "--seeds": seeds, "--set": overrides, "--tables-only": tables_only or None}
+    of_gap = {"--checkpoint": checkpoint, "--model": model, "--weights": weights, "--dataset": dataset}
+    of_gap |= {"--threat": threat, "--protocol": protocol, "--limit": limit, "--which": which}
+    own, others = (of_gap, of_tables) if target == "gap" else (of_tables, of_gap)
+    if given := [name for name, value in others.items() if value is not None and value != []]:
+        raise InputError(f"{given[0]} is not for reproduce {target}, which takes {', '.join(own)}.")
+    if target == "gap":
+        from benchmark import experiments, gap
+
+        evaluation = _evaluation(None, limit, None, which or "best", None, workers)
+        found, written = experiments.explain_gap(
+            evaluation,
+            checkpoint=checkpoint,
+            factory=model,
+            weights=weights,
+            dataset=dataset,
+            threat=threat,
+            released=protocol,
+            device=device,
+            runs=runs,
+            folder=leaderboards / "reproduction" / "gap",
+        )
+        for line in gap.lines(found):
+            typer.echo(line)
+        for path in written:
+            typer.echo(path)
+        return
     from benchmark import paper
     from benchmark.reproduce import Reproduction
 
-    targets, chosen = paper.targets(target), paper.scale(scale)
+    targets, chosen = paper.targets(target), paper.scale(scale or "digits")
     reproduction = Reproduction(
         targets=targets,
         scale=chosen,

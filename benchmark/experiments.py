@@ -499,8 +499,11 @@ def explain_gap(
     Raises:
         InputError: not exactly one subject, anything named does not fit, or a measurement failed.
     """
-    subject, name = _named(checkpoint, factory, weights, dataset, select_device(device), evaluation.which)
-    source = Source(name, None, None, device, checkpoint, evaluation.which, factory, weights)
+    _one_subject(checkpoint, factory, weights, None, None)
+    subject, name = _named(checkpoint, dataset, select_device(device), evaluation.which)
+    source = Source(
+        name, device=device, checkpoint=checkpoint, which=evaluation.which, factory=factory, weights=weights
+    )
     standard = _protocol(name, threat, None, subject)
     begin = gaps.protocols(standard, released or gaps.released_evaluator(subject.metadata if subject else {}))
     evaluation.check(standard, name)

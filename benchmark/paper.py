@@ -16,7 +16,7 @@ from benchmark.reported import Number, numbers
 from benchmark.schema import Strict, checked
 from methods.errors import InputError, nearest
 
-ALL = "all"
+ALL, GAP = "all", "gap"
 APART = "attacks"
 """The folder, beside the tables, of the entries that no leaderboard is about."""
 
@@ -176,7 +176,7 @@ def targets(name: str) -> dict[str, Target]:
     """
     known = files.papers()
     if name != ALL and name not in known:
-        choices = [*known, ALL]
+        choices = [*known, ALL, GAP]
         raise InputError(f'There is no "{name}" to reproduce (there are {", ".join(choices)}).{nearest(name, choices)}')
     chosen = known if name == ALL else {name: known[name]}
     found = {key: checked(Target, files.read_yaml(path), f"The file {path}") for key, path in chosen.items()}

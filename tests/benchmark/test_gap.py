@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -215,3 +216,56 @@ def test_files_hold_the_walk(tmp_path: Path) -> None:
     assert "Contributions depend on the order of the walk" in text
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert [line for line in gaps.lines(gap) if "-45.00 [-46.00, -44.00]  unit: about unit" in line]
+
+
+FACTORY = """
+from torch import nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+
+class Quadrants(nn.Module):
+    def forward(self, x):
+        return 50 * adaptive_avg_pool2d(x, 2).flatten(1)
+
+
+def make():
+    return Quadrants()
+"""
+
+
+def test_command_walks_a_model_and_says_where_the_files_are(tmp_path: Path, command: Any) -> None:
+    _, images = robust_to(0.03, images=4)
+    x, y = images.unit().numpy(), images.labels.numpy()
+    np.savez(tmp_path / "q.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    (tmp_path / "q.py").write_text(FACTORY)
+    arguments = ("--model", "q.py:make", "--dataset", "npz:q.npz", "--threat", "Linf:0.04", "--limit", "3")
+    done = command("reproduce", "gap", *arguments)
+    assert done.status == 0, done.err
+    assert "from ebjdat-release-v1 (Linf:0.02) to standard-v3 (Linf:0.04)" in done.out
+    assert "-100.00 [" in next(line for line in done.out.splitlines() if "unit of eps: eps 0.02" in line)
+    assert "-100.00 in all: 0.00 % under the standard protocol" in done.out
+    written = [tmp_path / line for line in done.out.splitlines() if line.startswith("leaderboards/")]
+    assert {path.suffix for path in written} == {".json", ".md", ".csv", ".png"}
+    assert all(path.is_file() for path in written)
+    again = command("reproduce", "gap", *arguments)
+    assert again.out == done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("gap",), "Give one of --checkpoint PATH"),
+        (("gap", "--checkpoint", "nothing"), "nothing"),
+        (("gap", "--checkpoint", "c", "--scale", "small"), "--scale is not for reproduce gap"),
+        (("gap", "--checkpoint", "c", "--tables-only"), "--tables-only is not for reproduce gap"),
+        (("table2", "--checkpoint", "c"), "--checkpoint is not for reproduce table2"),
+        (("table2", "--limit", "0"), "--limit is not for reproduce table2"),
+        (("gab",), 'Did you mean "gap"'),
+    ],
+)
+def test_bad_input(command: Any, arguments: tuple[str, ...], complaint: str, tmp_path: Path) -> None:
+    done = command("reproduce", *arguments)
+    assert (done.status, done.out) == (2, "")
+    assert complaint in done.err
+    assert len(done.err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
