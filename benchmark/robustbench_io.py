@@ -26,8 +26,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from benchmark import weights
 from benchmark.probes import reason
+from benchmark.weights import HARMLESS, contents, misfit, read, refuse_page
 from methods.data import Dataset
 from methods.errors import InputError, nearest
 from methods.primitives.threat import ThreatModel
@@ -136,7 +136,7 @@ def check(model_id: str, dataset: str, threat: ThreatModel, model_dir: Path = MO
                 f"The weights of {model_id} are missing, and nothing is downloaded here: place {' and '.join(missing)}."
             )
         for path in sources:
-            weights.refuse_page(path)
+            refuse_page(path)
         return list(sources)
 
 
@@ -161,14 +161,14 @@ def load(model_id: str, dataset: str, threat: ThreatModel, model_dir: Path = MOD
 
 
 def load_exported(
-    model_id: str, factory: Callable[[], nn.Module], path: Path, dataset: str, threat: ThreatModel
+    model_id: str, factory: Callable[[], nn.Module], weights: Path, dataset: str, threat: ThreatModel
 ) -> nn.Module:
     """Load a model that is not in the zoo yet by RobustBench's own loader, as if it were.
 
     Args:
         model_id: what it is to be called there.
         factory: makes the network.
-        path: its weights, as the submission has them.
+        weights: a torch file, as the submission has it.
         dataset: one of RobustBench's names in DATASETS.
         threat: the threat model, of which the zoo knows the norm.
 
@@ -182,8 +182,8 @@ def load_exported(
     ):
         placed = Path(folder) / dataset / threat.norm / f"{model_id}.pt"
         placed.parent.mkdir(parents=True)
-        shutil.copyfile(path, placed)
-        return _loaded(robustbench, model_id, dataset, threat, Path(folder), [path])
+        shutil.copyfile(weights, placed)
+        return _loaded(robustbench, model_id, dataset, threat, Path(folder), [weights])
 
 
 def consume(model_info: Path, dataset: str, threat: ThreatModel) -> dict[str, str]:
@@ -345,9 +345,9 @@ def _missing(name: str) -> bool:
         return True
 
 
-def _module(name: str, **contents: Any) -> ModuleType:
+def _module(name: str, **attributes: Any) -> ModuleType:
     module = ModuleType(name)
-    vars(module).update(contents)
+    vars(module).update(attributes)
     return module
 
 
@@ -428,11 +428,11 @@ def _loaded(
     weights; they are let through, and code is not.
     """
     for path in files:
-        weights.refuse_page(path)
+        refuse_page(path)
     try:
-        with torch.random.fork_rng(devices=[]), torch.serialization.safe_globals(weights.HARMLESS):
+        with torch.random.fork_rng(devices=[]), torch.serialization.safe_globals(HARMLESS):
             return robustbench.load_model(model_id, model_dir=model_dir, dataset=dataset, threat_model=threat.norm)
     except Exception as error:
-        held = " and ".join(f"{path} holds {weights.contents(weights.read(path))}" for path in files)
-        found = weights.misfit(error) if isinstance(error, RuntimeError) else reason(error)
+        held = " and ".join(f"{path} holds {contents(read(path))}" for path in files)
+        found = misfit(error) if isinstance(error, RuntimeError) else reason(error)
         raise InputError(f"RobustBench does not load {model_id}: {found}; {held}.") from error

@@ -356,6 +356,11 @@ def test_empty_image_folder_is_refused(refused: Callable[..., str], tmp_path: Pa
             "Give one of --checkpoint PATH, --model FILE:FACTORY and --robustbench MODEL_ID.",
         ),
         (("--checkpoint", "digits", "--weights", "b.pt"), "--weights goes with --model FILE:FACTORY."),
+        (
+            ("--robustbench", "a", "--model", "b.py:c"),
+            "Give one of --checkpoint PATH, --model FILE:FACTORY and --robustbench MODEL_ID.",
+        ),
+        (("--robustbench", "a", "--weights", "b.pt"), "--weights goes with --model FILE:FACTORY."),
         (("--model", "b.py:c", "--model-dir", "zoo"), "--model-dir goes with --robustbench MODEL_ID."),
         (("--checkpoint", "missing"), "There is no checkpoint at missing."),
         (("--checkpoint", "."), "There is no checkpoint at best.safetensors."),

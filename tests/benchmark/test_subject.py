@@ -76,6 +76,11 @@ def test_factory_gets_the_number_of_classes_if_it_asks(written: Callable[..., st
     assert from_factory(spec, None, toy(classes=7).dataset, CPU).num_classes == 7
 
 
+def test_factory_gets_the_shape_of_an_image_if_it_asks(written: Callable[..., str], dataset: Dataset) -> None:
+    spec = written("def sized(image_shape):\n    assert image_shape == (1, 6, 6)\n    return Net().eval()\n", "sized")
+    assert from_factory(spec, None, dataset, CPU).image_shape == (1, 6, 6)
+
+
 def test_factory_may_be_a_class_of_an_importable_module(dataset: Dataset, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "stranger_package").mkdir()
