@@ -58,12 +58,16 @@ class Job:
 
     plan: Plan
     """With one recipe and one seed."""
+    run: Path
+    """Its folder."""
     cell: Cell | None = None
     protocol: Protocol | None = None
     evaluation: Evaluation | None = None
     root: Path | None = None
     evidence: bool = True
     """Whether the entry can be verified: those apart keep no weights beside them."""
+    after: frozenset[Path] = frozenset()
+    """Runs that must be trained before."""
 
     @property
     def title(self) -> str:
@@ -86,14 +90,16 @@ class Job:
             self.evaluation.check(self.protocol, self.plan.dataset)
         self.plan.check()
 
+    def light(self) -> Job:
+        """Return the same job without the data set, which the process that does it loads itself."""
+        return replace(self, plan=replace(self.plan, _loaded={}))
+
     def pending(self) -> bool:
         """Tell whether there is work left to do."""
-        (run,) = self.plan.experiments
-        folder = run_folder(self.plan.runs, run, self.plan.data(run))
-        if read_manifest(folder).get("status") not in ("finished", "failed"):
+        if any(read_manifest(run).get("status") not in ("finished", "failed") for run in {self.run, *self.after}):
             return True
-        measured = self.evaluation is not None and (folder / FILES[_WHICH]).is_file()
-        return measured and pending(self._shards(run, folder)) > 0
+        measured = self.evaluation is not None and (self.run / FILES[_WHICH]).is_file()
+        return measured and pending(self._shards(self.plan.experiments[0], self.run)) > 0
 
     def entry(self, failures: list[str]) -> None:
         """Train and measure what is not done yet, and write the entry."""
@@ -147,17 +153,16 @@ class Reproduction:
         needs = self._needs()
         standard = [need for need in needs if need.protocol is None]
         rest = [need for need in needs if need.protocol is not None]
-        # The second wave attacks what the first has trained. Ablations are long and come last in the paper, short
-        # trainings first: from its end, no process waits long for the last run.
-        waves = [self._jobs({need: needs[need] for need in wave}) for wave in (standard[::-1], rest)]
-        for job in (job for jobs in waves for job in jobs):
+        # Ablations are long and come last in the paper, short trainings first: from its end, no process waits long for
+        # the last run. Attacks follow what they attack.
+        jobs = self._jobs({need: needs[need] for need in (*standard[::-1], *rest)})
+        for job in jobs:
             job.check()
         failures: list[str] = []
-        for jobs in waves:
-            if self.workers > 1 and len(todo := [job for job in jobs if job.pending()]) > 1:
-                in_processes([replace(job, plan=replace(job.plan, _loaded={})) for job in todo], self.workers)
-            for job in jobs:
-                job.entry(failures)
+        if self.workers > 1 and len(todo := [job for job in jobs if job.pending()]) > 1:
+            in_processes([job.light() for job in todo], self.workers)
+        for job in jobs:
+            job.entry(failures)
         self._shelves.clear()
         leaderboard.rebuild(self.leaderboards)
         return list(dict.fromkeys(failures))
@@ -215,6 +220,8 @@ class Reproduction:
             # An entry that has more keeps it: what it has is in the store, or measured again.
             for entry in self.entries(need):
                 metrics |= {name for name, found in entry.measurements.items() if found.status == "done"}
+            # Where it is only attacked, one job trains it, and the others come after that.
+            needs.setdefault(Need(need.recipe, need.dataset, need.cell, None), set())
             if _TRANSFER in metrics:
                 needs.setdefault(self._surrogate(need), set())
         return needs
@@ -238,15 +245,21 @@ class Reproduction:
         for need, metrics in needs.items():
             for number, seed in enumerate(self.seeds):
                 plan = replace(self.plan(need), seeds=(seed,))
+                run = self._run(plan, 0)
+                after = set() if need.protocol is None else {run}
                 surrogate = None
                 if _TRANSFER in metrics:
-                    other = self.plan(self._surrogate(need))
-                    run = other.experiments[number]
-                    surrogate = run_folder(self.runs, run, other.data(run))
+                    surrogate = self._run(self.plan(self._surrogate(need)), number)
+                    after.add(surrogate)
                 evaluation = Evaluation(sorted(metrics), self.scale.limit, surrogate=surrogate, workers=self.workers)
                 protocol, root = self.protocol(need), self._root(need)
-                jobs.append(Job(plan, need.cell, protocol, evaluation if metrics else None, root, not need.apart))
+                chosen = evaluation if metrics else None
+                jobs.append(Job(plan, run, need.cell, protocol, chosen, root, not need.apart, frozenset(after)))
         return jobs
+
+    def _run(self, plan: Plan, number: int) -> Path:
+        run = plan.experiments[number]
+        return run_folder(self.runs, run, plan.data(run))
 
     def plan(self, need: Need) -> Plan:
         """Return the plan of a need's trainings."""

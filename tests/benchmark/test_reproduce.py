@@ -145,6 +145,17 @@ def test_every_entry_is_needed_once(name: str, tmp_path: Path) -> None:
         assert metrics <= set(found.protocol(need).metrics)
 
 
+@pytest.mark.parametrize("name", ["supplement1", "supplement2", "supplement3"])
+def test_one_job_trains_what_others_attack(name: str, tmp_path: Path) -> None:
+    found = Reproduction(targets(name), scale("digits"), (0, 1), runs=tmp_path / "a", leaderboards=tmp_path / "b")
+    jobs = found._jobs(found._needs())
+    training = [job.run for job in jobs if not job.after]
+    attacking = [job for job in jobs if job.after]
+    assert len(set(training)) == len(training)
+    assert set(training) == set().union(*(job.after for job in attacking))
+    assert all(job.run in job.after for job in attacking)
+
+
 def test_table_has_both_sides(define: Callable[..., None], entry: Callable[..., Entry], tmp_path: Path) -> None:
     files = made(tmp_path / "boards", entry).write()
     folder = tmp_path / "boards" / FOLDER / "tiny"
