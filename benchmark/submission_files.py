@@ -12,7 +12,7 @@ from types import ModuleType
 
 import numpy as np
 
-from benchmark.metrics.autoattack import ATTACKS
+from benchmark.cascade import STANDARD
 from benchmark.model_info import LEADERBOARDS, ModelInfo, Rehearsal, percent
 from benchmark.protocol import Protocol
 from benchmark.results import Entry, unpack
@@ -32,7 +32,7 @@ GDRIVE_ID = "TO BE FILLED IN"
 """Until the weights are there: RobustBench refuses None."""
 _REPOSITORY = "https://github.com/RobustBench/robustbench"
 _ARCHITECTURES = f"{_REPOSITORY}/tree/master/robustbench/model_zoo/architectures"
-_TITLES = dict(zip(ATTACKS, ("APGD-CE", "APGD-T", "FAB-T", "Square"), strict=True))
+_TITLES = dict(zip(STANDARD, ("APGD-CE", "APGD-T", "FAB-T", "Square"), strict=True))
 
 
 @dataclass(frozen=True)
