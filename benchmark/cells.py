@@ -256,8 +256,8 @@ def mean(found: Sequence[float], digits: int) -> str:
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table as GitHub's Markdown."""
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return tabulate(escaped, headers=columns, tablefmt="github", disable_numparse=True)
+    headers, *escaped = [[cell.replace("|", "\\|") for cell in row] for row in (columns, *rows)]
+    return tabulate(escaped, headers=headers, tablefmt="github", disable_numparse=True)
 
 
 def latex(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark.cells import collapsed_at, interval, latex, measured, restarts, span, verdicts
+from benchmark.cells import collapsed_at, interval, latex, markdown, measured, restarts, span, verdicts
 from benchmark.metrics import Column
 from benchmark.results import Entry, pack
 from benchmark.significance import interval as mean_interval
@@ -133,3 +133,10 @@ def test_latex_escapes_what_it_must() -> None:
         r"\bottomrule",
         r"\end{tabular}",
     ]
+
+
+def test_markdown_keeps_pipes_inside_their_cells() -> None:
+    heading, rule, row = markdown(["mean |d|", "n"], [["a|b", "3"]]).splitlines()
+    assert heading == r"| mean \|d\|   | n   |"
+    assert rule.count("|") == 3
+    assert row.startswith(r"| a\|b")
