@@ -134,7 +134,7 @@ def test_comparison_has_a_panel_a_column(tmp_path: Path, monkeypatch: pytest.Mon
     comparison(tmp_path / "table.png", "Table", ["JEM", "EB-JDAT"], columns)
     assert size(tmp_path / "table.png")[0] > 600
     (figure,) = figures
-    shown = [axis for axis in figure.axes if axis.get_visible()]
+    shown: list[Any] = [axis for axis in figure.axes if axis.get_visible()]
     assert [axis.get_xlabel() for axis in shown] == ["clean (%)", "FID", "gap", "IS", "fid_ref"]
     assert [axis.get_xscale() for axis in shown] == ["linear", "log", "symlog", "linear", "linear"]
     assert [text.get_text() for text in shown[0].get_yticklabels()] == ["JEM", "EB-JDAT"]
