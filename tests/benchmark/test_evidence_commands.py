@@ -190,7 +190,7 @@ def test_doctor_s_status_says_if_something_is_wrong(place: Path, command: Any, r
     healthy = command("doctor", "--checkpoint", weights, "--device", "cpu", "--eps", "8/255")
     assert "8/255 in [-1,1] is 4/255 in pixels" in healthy.out
     assert "eps" in refused("doctor", "--model", "model.py:good", *data, "--eps", "8/0")
-    assert "--checkpoint PATH or --model" in refused("doctor", *data)
+    assert "Give one of --checkpoint PATH, --model FILE:FACTORY" in refused("doctor", *data)
 
 
 def test_shards_of_parts_are_assembled(place: Path, command: Any, finished: Path) -> None:
