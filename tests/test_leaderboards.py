@@ -82,8 +82,11 @@ def test_autoattack_is_no_weaker_than_pgd20(entry: tuple[Path, Entry]) -> None:
 
 
 def test_every_bundle_verifies() -> None:
-    found = list(bundle.verify_all(LEADERBOARDS))
-    assert len(found) == sum(read_entry(path).evidence is not None for path in ENTRIES) > 0
+    """Those of the embedded data, whose weights are small enough to lie beside them."""
+    digits = LEADERBOARDS / "digits"
+    found = list(bundle.verify_all(digits))
+    own = [path for path in ENTRIES if path.is_relative_to(digits)]
+    assert len(found) == sum(read_entry(path).evidence is not None for path in own) > 50
     for verification in found:
         assert verification.passed, (verification.entry, verification.lines)
 
