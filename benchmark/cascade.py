@@ -17,7 +17,8 @@ from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor, nn
 
 from benchmark import evidence
-from benchmark.shards import Shard
+from benchmark.results import Value
+from benchmark.shards import Shard, percent, standard_error
 from benchmark.single_attacks import adversary, contained, distances
 from benchmark.store import Arrays
 from benchmark.subject import Subject
@@ -87,6 +88,17 @@ class Cascade:
         after = [(broken_by == ROBUST) | (broken_by > position) for position in range(len(self.attacks) + 1)]
         names = ("clean_accuracy", *(f"after_{name}" for name in self.attacks))
         return {"accuracy": broken_by == ROBUST} | dict(zip(names, after, strict=True))
+
+    def values(self, arrays: Arrays, threat: ThreatModel) -> dict[str, Value]:
+        """Return what a measurement says of all shards: accuracies in percent, seconds, eps, largest perturbation."""
+        correct = self.verdicts(arrays)
+        return {
+            **{name: percent(outcome) for name, outcome in correct.items()},
+            "standard_error": standard_error(correct["accuracy"]),
+            **{f"seconds_{name}": float(arrays[f"shard_seconds_{name}"].sum()) for name in self.attacks},
+            "eps": str(threat).partition(":")[2],
+            "max_perturbation": float(arrays["perturbation"].max()),
+        }
 
     def _adversary(self, subject: Subject, threat: ThreatModel, shard: Shard) -> AutoAttack:
         made = adversary(subject, threat, shard)

@@ -207,8 +207,12 @@ def difference(runs: Sequence[Entry], number: Number | None) -> str:
     found = numbers(runs, number.metric) if number else []
     if number is None or not found:
         return ABSENT
-    flags = ", ".join(differences(number, runs[0]))
-    return f"{statistics.fmean(found) - number.value:+.2f}{f' ({flags})' if flags else ''}"
+    return flagged(statistics.fmean(found) - number.value, differences(number, runs[0]))
+
+
+def flagged(difference: float, flags: Sequence[str], digits: int = 2) -> str:
+    """Return the text of a difference, which never stands without what sets its two numbers apart."""
+    return f"{difference:+.{digits}f}" + (f" ({', '.join(flags)})" if flags else "")
 
 
 def verdicts(runs: Iterable[Entry], column: str) -> np.ndarray | None:

@@ -89,9 +89,7 @@ def _panel(axis: Any, rows: Sequence[Mapping[str, Sequence[float]]], label: str)
     axis.set_xlabel(label)
     axis.grid(axis="x", color="#dddddd", linewidth=0.6)
     axis.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axis.spines[side].set_visible(False)
-    axis.tick_params(axis="y", length=0)
+    _open(axis)
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9)
 
 
@@ -137,6 +135,11 @@ def _falls(axis: Any, name: str, stops: Sequence[tuple[str, float]]) -> None:
     axis.set_xlim(0, 112)
     axis.set_xticks(range(0, 101, 20))
     axis.set_title(name, loc="left", fontsize=9)
+    _open(axis)
+
+
+def _open(axis: Any) -> None:
+    """Take frame and marks off an axis whose rows have names, save the line of its scale."""
     for side in ("top", "right", "left"):
         axis.spines[side].set_visible(False)
     axis.tick_params(axis="y", length=0)
@@ -560,9 +563,7 @@ def comparison(path: Path, title: str, labels: Sequence[str], columns: Sequence[
         axis.set_xlabel(column.title, fontsize=9)
         axis.grid(axis="both", color="#dddddd", linewidth=0.6)
         axis.set_axisbelow(True)
-        for side in ("top", "right", "left"):
-            axis.spines[side].set_visible(False)
-        axis.tick_params(axis="y", length=0)
+        _open(axis)
         axis.tick_params(labelsize=8)
     grid[0, 0].set_yticks(places, labels)
     grid[0, 0].set_ylim(len(labels) - 0.5, -0.5)

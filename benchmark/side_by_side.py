@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark import figures, paper_figures, pictures
-from benchmark.cells import ABSENT, FAILED, collapsed_at, latex, legend, markdown, mean
+from benchmark.cells import ABSENT, FAILED, collapsed_at, flagged, latex, legend, markdown, mean
 from benchmark.figures import Versus
 from benchmark.paper import APART, Column, Row, Scale, Target
 from benchmark.reported import FLAGS, Number, differences
@@ -206,10 +206,7 @@ def _cell(shown: Shown, column: Column, side: str) -> str:
     if side == "reproduced":
         return shown.text(column)
     difference = shown.difference(column)
-    if difference is None:
-        return ABSENT
-    flags = shown.flags(column)
-    return f"{difference:+.{column.places}f}" + (f" ({', '.join(flags)})" if flags else "")
+    return ABSENT if difference is None else flagged(difference, shown.flags(column), column.places)
 
 
 def _document(stem: Path, target: Target, rows: Sequence[Shown], about: About, drawn: Sequence[Path]) -> str:

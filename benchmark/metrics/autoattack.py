@@ -15,9 +15,9 @@ from benchmark import evidence
 from benchmark.cascade import STANDARD, Cascade
 from benchmark.metrics import Column
 from benchmark.protocol import Protocol
-from benchmark.results import Measurement, Value
+from benchmark.results import Measurement
 from benchmark.schema import Strict
-from benchmark.shards import Shards, counted, percent, standard_error
+from benchmark.shards import Shards, counted, percent
 from benchmark.store import Arrays
 from benchmark.subject import Subject
 from methods.errors import InputError
@@ -80,15 +80,7 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     check(subject)
     threat = ThreatModel.parse(protocol.threat)
     arrays = data.map(lambda shard: _CASCADE.run(subject, threat, shard, data.batch_size))
-
-    correct = verdicts(arrays)
-    values: dict[str, Value] = {
-        **{name: percent(outcome) for name, outcome in correct.items()},
-        "standard_error": standard_error(correct["accuracy"]),
-        **{f"seconds_{name}": float(arrays[f"shard_seconds_{name}"].sum()) for name in STANDARD},
-        "eps": str(threat).partition(":")[2],
-        "max_perturbation": float(arrays["perturbation"].max()),
-    }
+    correct, values = verdicts(arrays), _CASCADE.values(arrays, threat)
     flags = counted(str(message) for message in arrays["shard_warnings"])
     if (helped := percent(correct["after_fab_t"]) - percent(correct["accuracy"])) > _SQUARE_POINTS:
         flags.append(f"Square lowered the accuracy by {helped:.2f} points below the gradient attacks (masking?)")

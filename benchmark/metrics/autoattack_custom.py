@@ -16,9 +16,9 @@ from benchmark import evidence
 from benchmark.cascade import ROBUST, STANDARD, WRONG_BOX, Cascade
 from benchmark.metrics import Column
 from benchmark.protocol import Protocol
-from benchmark.results import Measurement, Value
+from benchmark.results import Measurement
 from benchmark.schema import Strict
-from benchmark.shards import Shards, counted, percent, standard_error
+from benchmark.shards import Shards, counted
 from benchmark.single_attacks import check as check_classes
 from benchmark.store import Arrays
 from benchmark.subject import Subject
@@ -86,12 +86,7 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     if WRONG_BOX in config.attacks and threat.norm != "Linf":
         raise InputError(f"{WRONG_BOX} is defined for Linf, not for {threat}.")
     arrays = data.map(lambda shard: cascade.run(subject, threat, shard, data.batch_size))
-    values: dict[str, Value] = {
-        **{name: percent(outcome) for name, outcome in cascade.verdicts(arrays).items()},
-        "standard_error": standard_error(arrays["broken_by"] == ROBUST),
-        **{f"seconds_{name}": float(arrays[f"shard_seconds_{name}"].sum()) for name in config.attacks},
-        "eps": str(threat).partition(":")[2],
-        "max_perturbation": float(arrays["perturbation"].max()),
-    }
     flags = [f"not AutoAttack standard: {', '.join(config.attacks)}, {config.iterations} iterations"]
-    return data.finish(arrays, values, flags + counted(str(message) for message in arrays["shard_warnings"]))
+    return data.finish(
+        arrays, cascade.values(arrays, threat), flags + counted(str(message) for message in arrays["shard_warnings"])
+    )

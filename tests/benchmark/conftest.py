@@ -160,6 +160,20 @@ def entry() -> Callable[..., Entry]:
 
 
 @pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make what is named, such as every training or measurement, fail the test."""
+
+    def poison(*names: str) -> None:
+        def called(*_: object, **__: object) -> None:
+            pytest.fail("what was finished was done again")
+
+        for name in names:
+            monkeypatch.setattr(name, called)
+
+    return poison
+
+
+@pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """Run a command line inside this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)

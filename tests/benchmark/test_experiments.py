@@ -72,20 +72,6 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "copied"
 
 
-@pytest.fixture
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Make every training, or every measurement, fail the test."""
-
-    def poison(*names: str) -> None:
-        def called(*_: object, **__: object) -> None:
-            pytest.fail("what was finished was done again")
-
-        for name in names:
-            monkeypatch.setattr(name, called)
-
-    return poison
-
-
 TRAINING = "methods.training.trainer._Training"
 MEASURING = ("benchmark.metrics.clean.measure", "benchmark.metrics.pgd.measure")
 

@@ -63,20 +63,6 @@ def define(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
     return write
 
 
-@pytest.fixture
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Make what is named fail the test."""
-
-    def poison(*names: str) -> None:
-        def called(*_: object, **__: object) -> None:
-            pytest.fail("what was finished was done again")
-
-        for name in names:
-            monkeypatch.setattr(name, called)
-
-    return poison
-
-
 def made(root: Path, entry: Callable[..., Entry], name: str = "pair", seeds: tuple[int, ...] = (0,)) -> Reproduction:
     """Write an entry for every run that a target needs, and return its reproduction at the tiny scale."""
     found = Reproduction(targets(name), scale("tiny"), seeds, leaderboards=root)
