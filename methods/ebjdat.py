@@ -14,28 +14,18 @@ no perceptual term (the code's is the cosine of the model's own logits); E(x_p) 
 attack comes before the chains, so that its running statistics are those of the last images and not of chains.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from methods import get
 from methods.backbones.perceptual import lpips_distance
-from methods.data import ImageSet
 from methods.primitives.energy import marginal_energy
 from methods.primitives.energy_attack import EnergyAttack
 from methods.primitives.losses import accuracy, cross_entropy
 from methods.primitives.modes import frozen
-from methods.training.config import overlay
-from methods.training.method import Batch, Card, Inner, Losses, Method, Task, Update
-
-
-class _Filled(dict[str, Any]):
-    """All options of a host, its defaults filled in."""
-
-    host: str | None = None
-    """That host; None in a copy, which is a setting like any other."""
+from methods.training.method import Batch, Card, Inner, Losses, Task
+from methods.training.wrapper import Wrapper, filled
 
 
 @dataclass(frozen=True)
@@ -56,23 +46,11 @@ class Config:
     """Clean side of h2: x_p, unpaired (code), or the labelled images, paired (eq. 14)."""
 
     def __post_init__(self) -> None:
-        # Changing the host alone must not hand it the settings that were filled in for another.
-        if isinstance(self.host_options, _Filled) and self.host_options.host not in (None, self.host):
-            object.__setattr__(self, "host_options", {})
-        # The record of a run names every setting of the host, not only those that were changed.
-        filled = _Filled(asdict(self.host_config))
-        filled.host = self.host
-        object.__setattr__(self, "host_options", filled)
-
-    @property
-    def host_config(self) -> Any:
-        """The host's options as its own ``Config``."""
-        return overlay(get(self.host).Config(), self.host_options, "options.host_options")
+        object.__setattr__(self, "host_options", filled(self.host, self.host_options, "options.host_options"))
 
 
-class EBJDAT(Method):
+class EBJDAT(Wrapper):
     Config = Config
-    density = True
     card = Card(
         title="Your Classifier Can Do More: Towards Bridging the Gaps in Classification, Robustness, and Generation",
         arxiv="2505.19459",
@@ -82,42 +60,21 @@ class EBJDAT(Method):
     )
 
     def __init__(self, config: Any, task: Task) -> None:
-        super().__init__(config, task)
-        self.host: Method = get(config.host)(config.host_config, task)
+        super().__init__(config, task, config.host, config.host_options)
         self.lpips = lpips_distance(task.image_shape) if config.attack.perceptual == "lpips" else None
 
-    def check(self, model: nn.Module) -> None:
-        self.host.check(model)
-
-    def prepare(self, train: ImageSet) -> None:
-        self.host.prepare(train)
-
     def inner(self, model: nn.Module, batch: Batch) -> Inner:
-        return {"x_adv": self._attack(model, batch)} | self.host.inner(model, batch)
+        return {"x_adv": self._attack(model, batch)} | self.base.inner(model, batch)
 
     def _attack(self, model: nn.Module, batch: Batch) -> Tensor:
         with frozen(model, training=self.config.attack_mode == "train"):
             return self.config.attack(model, batch.x, batch.y, self.task.threat, batch.generator("attack"), self.lpips)
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
-        config, hosted = self.config, self.host.loss(model, batch, inner)
+        config, hosted = self.config, self.base.loss(model, batch, inner)
         logits = model(inner["x_adv"])
         adversarial, energy_adv = cross_entropy(logits, batch.y).mean(), marginal_energy(logits).mean()
         gap = hosted.terms["energy_data" if config.pairing == "density" else "energy_clean"] - energy_adv
         h2 = {"contrast": gap, "pull": -gap, "absolute": gap.abs()}[config.h2]
         terms = {"energy_adv": energy_adv, "adversarial": adversarial, "accuracy_adv": accuracy(logits, batch.y)}
         return Losses(hosted.total + config.w_energy * h2 + config.w_adversarial * adversarial, hosted.terms | terms)
-
-    def descend(self, model: nn.Module, update: Update, loss: Callable[[], Losses]) -> Losses:
-        return self.host.descend(model, update, loss)
-
-    def report(self) -> dict[str, Tensor]:
-        return self.host.report()
-
-    @property
-    def samples(self) -> Tensor | None:
-        return self.host.samples
-
-    @property
-    def generation(self) -> dict[str, Any]:
-        return self.host.generation

@@ -22,7 +22,7 @@ from methods.primitives.negatives import Chains
 from methods.primitives.samplers import SGLD
 from methods.primitives.sharpness import SAM
 from methods.training.density import DensityMethod
-from methods.training.method import Card, Losses, Update
+from methods.training.method import Batch, Card, Losses, Update
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class SADAJEM(DensityMethod):
         fidelity="official",
     )
 
-    def descend(self, model: nn.Module, update: Update, loss: Callable[[], Losses]) -> Losses:
+    def descend(self, model: nn.Module, batch: Batch, update: Update, loss: Callable[[], Losses]) -> Losses:
         losses = loss()
         update.gradient(losses.total)
         with self.config.sam.climbed(model.parameters()), fixed_statistics(model):

@@ -39,6 +39,10 @@ class Task:
     seed: int
     density_batch: int = 1
     """Images a step on the p(x) path, and so chains a step."""
+    batch_size: int = 1
+    """Labelled images a step; the last batch of an epoch may be smaller."""
+    epochs: int = 1
+    """Passes over the labelled images in the whole training."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Batch:
         step: optimiser step, counted from 0 over the whole training.
         seed: the run's seed.
         progress: share of the training already done, in [0, 1).
+        target: probabilities of the classes, float32 [B, K], where a method mixes images (CutMix); ``y`` is then the
+            class of the larger part.
     """
 
     x: Tensor
@@ -61,6 +67,7 @@ class Batch:
     step: int
     seed: int
     progress: float
+    target: Tensor | None = None
 
     @property
     def density(self) -> Tensor:
@@ -91,6 +98,11 @@ class Losses:
 
 class Update(Protocol):
     """The optimiser as a method sees it."""
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the step that is next."""
+        ...
 
     def __call__(self, total: Tensor) -> None:
         """Take one step down the gradient of ``total``."""
@@ -143,7 +155,7 @@ class Method(nn.Module):
         """Return the loss: a pure function of (weights, batch, inner), so that it can be called twice a step."""
         raise NotImplementedError
 
-    def descend(self, model: nn.Module, update: Update, loss: Callable[[], Losses]) -> Losses:
+    def descend(self, model: nn.Module, batch: Batch, update: Update, loss: Callable[[], Losses]) -> Losses:
         """Move the weights one step down ``loss``; only methods whose update differs (SAM, AWP) override this."""
         losses = loss()
         update(losses.total)
@@ -152,7 +164,7 @@ class Method(nn.Module):
     def step(self, model: nn.Module, batch: Batch, update: Update) -> Losses:
         """Make one training step; the terms are those of the loss and what was seen of the inner problem."""
         inner = self.inner(model, batch)
-        losses = self.descend(model, update, lambda: self.loss(model, batch, inner))
+        losses = self.descend(model, batch, update, lambda: self.loss(model, batch, inner))
         return Losses(losses.total, losses.terms | _observed(batch, inner) | self.report())
 
     def report(self) -> dict[str, Tensor]:

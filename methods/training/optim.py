@@ -67,6 +67,10 @@ class Updater:
         self.clip = clip
         self.gradient_norm = torch.zeros(())
 
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
     def __call__(self, total: Tensor) -> None:
         self.gradient(total)
         self.apply()

@@ -503,6 +503,8 @@ def build_method(experiment: Experiment, dataset: Dataset) -> Method:
         dataset.image_shape,
         experiment.seed,
         _density_batch(experiment),
+        experiment.train.batch_size,
+        experiment.train.epochs,
     )
     with _seeded(derive(experiment.seed, "method")):
         return get(experiment.method)(experiment.options, task)

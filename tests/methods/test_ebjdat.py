@@ -325,7 +325,7 @@ def test_host_samples_reports_and_generates(host: str, make_method: MakeMethod, 
     assert torch.equal(hosted.samples, own.samples)
     assert hosted.generation == own.generation
     assert hosted.report().keys() == own.report().keys() > {"buffer_std"}
-    assert {f"host.{name}" for name in own.state_dict()} == set(hosted.state_dict())
+    assert {f"base.{name}" for name in own.state_dict()} == set(hosted.state_dict())
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -333,12 +333,11 @@ def test_options_of_the_host_are_recorded_in_full(host: str) -> None:
     defaults = asdict(get(host).Config())
     config = overlay(ebjdat.Config(), {"host": host}, "options")
     assert config.host_options == defaults
-    assert config.host_config == get(host).Config()
 
     few = {"negatives": {"sampler": {"steps": 7}}, "w_clean": 0.25}
     config = overlay(ebjdat.Config(), {"host": host, "host_options": few}, "options")
-    assert config.host_config.w_clean == 0.25
-    assert config.host_config.negatives.sampler.steps == 7
+    assert config.host_options["w_clean"] == 0.25
+    assert config.host_options["negatives"]["sampler"]["steps"] == 7
     assert config.host_options.keys() == defaults.keys()
     assert config.host_options["negatives"]["buffer_size"] == 10_000
     assert overlay(ebjdat.Config(), asdict(config), "options") == config
@@ -385,7 +384,7 @@ def test_on_sadajem_both_passes_see_the_whole_loss(make_method: MakeMethod, netw
         return losses
 
     update = Updater(optimizer(model.parameters(), TrainConfig(lr=0.01)), None)
-    assert method.descend(model, update, loss) is totals[0][0]
+    assert method.descend(model, batch, update, loss) is totals[0][0]
     (at_w, first), (climbed, second) = totals
     assert second > first
     assert at_w.terms.keys() == climbed.terms.keys() >= {"adversarial", "energy_adv"}

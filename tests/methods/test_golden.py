@@ -216,7 +216,7 @@ def assert_sharpness_aware_step(
     """One step: loss and gradient at w, the climb e, loss and gradient at w + e, and the weights after it."""
     before, loss = weights_of(model), Recorded(method, model, batch, inner)
     update = Watched(model, lr, [expected["at_w"], expected["at_w_plus_e"]])
-    losses = method.descend(model, update, loss)
+    losses = method.descend(model, batch, update, loss)
 
     assert losses.total.item() == pytest.approx(expected["loss_at_w"], rel=1e-5)
     assert loss.totals == pytest.approx([expected["loss_at_w"], expected["loss_at_w_plus_e"]], rel=1e-5)

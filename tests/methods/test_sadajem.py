@@ -41,7 +41,7 @@ def test_step_is_down_the_gradient_at_the_worst_weights_nearby(
     method, model = make_method("sadajem", {"sam": sam}), network()
     settings = TrainConfig(lr=rate, momentum=0.0, weight_decay=0.01)
     losses = method.descend(
-        model, Updater(optimizer(model.parameters(), settings), None), lambda: method.loss(model, batch, inner)
+        model, batch, Updater(optimizer(model.parameters(), settings), None), lambda: method.loss(model, batch, inner)
     )
 
     by_hand = network()
@@ -65,7 +65,7 @@ def test_running_statistics_are_those_of_the_first_pass(
 ) -> None:
     method, model, first = make_method("sadajem"), network(), network()
     update = Updater(optimizer(model.parameters(), TrainConfig(lr=0.1)), None)
-    method.descend(model, update, lambda: method.loss(model, batch, inner))
+    method.descend(model, batch, update, lambda: method.loss(model, batch, inner))
     method.loss(first, batch, inner)
     for name, value in statistics_of(first).items():
         assert torch.equal(model.get_buffer(name), value), name
@@ -106,7 +106,7 @@ def test_radius_0_is_plain_descent(
     for name, options in (("sadajem", {"sam": {"rho": 0.0}}), ("jempp", {})):
         method, model = make_method(name, options), network()
         update = Updater(optimizer(model.parameters(), TrainConfig(lr=0.1)), None)
-        method.descend(model, update, lambda method=method, model=model: method.loss(model, batch, inner))
+        method.descend(model, batch, update, lambda method=method, model=model: method.loss(model, batch, inner))
         ends.append(weights_of(model))
     assert all(torch.equal(*pair) for pair in zip(*ends, strict=True))
 
