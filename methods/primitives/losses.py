@@ -9,7 +9,10 @@ from methods.errors import InputError
 
 
 def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """-log p(y|x) for labels [B]; with smoothing s the target is 1 - s + s/K on ``y`` and s/K elsewhere."""
+    """-log p(y|x) for labels [B], or -sum_k q_k log p_k for targets q [B, K], probabilities in float32.
+
+    With smoothing s a label's target is 1 - s + s/K on ``y`` and s/K elsewhere (others: ``targets.soft_targets``).
+    """
     return F.cross_entropy(logits.float(), y, reduction="none", label_smoothing=label_smoothing)
 
 
@@ -22,6 +25,14 @@ def kl_divergence(logits_p: Tensor, logits_q: Tensor) -> Tensor:
     # Both sides in logs: with p as target, the gradient of p log p is undefined where p underflows to 0.
     log_p, log_q = F.log_softmax(logits_p.float(), 1), F.log_softmax(logits_q.float(), 1)
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+
+
+def squared_error(logits: Tensor, target: Tensor) -> Tensor:
+    """||p - q||^2 of p = softmax(logits) and probabilities q [B, K], with gradients through both.
+
+    SCORE's distance (Pang et al. 2022), to one-hot targets or to another prediction: at most 2.
+    """
+    return (logits.float().softmax(1) - target).square().sum(1)
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
