@@ -73,7 +73,7 @@ class Plan:
     """Laid over ``config`` and ``overrides``: what a row of an ablation sets."""
     device: str = "auto"
     runs: Path = Path("runs")
-    _loaded: dict[tuple[int | None, int | None], Dataset] = field(default_factory=dict)
+    _loaded: dict[tuple[int | None, int | None, str | None], Dataset] = field(default_factory=dict)
 
     @cached_property
     def evaluation_protocol(self) -> Protocol:
@@ -104,14 +104,14 @@ class Plan:
 
     def data(self, run: Experiment) -> Dataset:
         """Return the data set as an experiment splits it, loaded once."""
-        key = run.data.validation, run.data.size
+        key = run.data.validation, run.data.size, run.data.generated.file
         if key not in self._loaded:
             self._loaded[key] = self.source(run).data()
         return self._loaded[key]
 
     def source(self, run: Experiment) -> Source:
         """Return where an experiment's data come from."""
-        return Source(run.dataset, run.data.validation, run.data.size, self.device)
+        return Source(run.dataset, run.data.validation, run.data.size, self.device, generated=run.data.generated.path)
 
     def check(self) -> None:
         """Resolve everything now, so that bad input stops the command before any work."""
@@ -137,6 +137,8 @@ class Source:
     threat: str = DEFAULT_THREAT
     """Whose norm is part of a model's place in the zoo."""
     model_dir: Path = zoo.MODEL_DIR
+    generated: Path | None = None
+    """Images that the training mixed with the real ones."""
 
     def check(self) -> None:
         """Refuse a zoo model that cannot be loaded before its data are, which may be a long download."""
@@ -146,7 +148,7 @@ class Source:
 
     def data(self) -> Dataset:
         """Load the data set."""
-        return load(self.dataset, root=DATA, validation=self.validation, size=self.size)
+        return load(self.dataset, root=DATA, validation=self.validation, size=self.size, generated=self.generated)
 
     def subject(self, dataset: Dataset) -> Subject:
         """Load the model."""

@@ -49,6 +49,19 @@ def fixed_statistics(model: M) -> Iterator[M]:
 
 
 @contextmanager
+def first_statistics(model: M) -> Iterator[M]:
+    """Let a forward pass in train mode replace BatchNorm's running statistics by the batch's: momentum 1."""
+    momenta = [(module, module.momentum) for module in model.modules() if isinstance(module, _BatchNorm)]
+    try:
+        for module, _ in momenta:
+            module.momentum = 1.0
+        yield model
+    finally:
+        for module, momentum in momenta:
+            module.momentum = momentum
+
+
+@contextmanager
 def frozen(model: M, *, training: bool = False, track_statistics: bool = True) -> Iterator[M]:
     """Like :func:`mode`, and no parameter asks for a gradient, so input gradients cost no weight gradients.
 
