@@ -50,5 +50,5 @@ class PGDAT(Method):
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
         logits = model(inner["x_adv"])
-        adversarial = cross_entropy(logits, batch.y).mean()
+        adversarial = cross_entropy(logits, batch.labels).mean()
         return Losses(adversarial, {"adversarial": adversarial, "accuracy_adv": accuracy(logits, batch.y)})
