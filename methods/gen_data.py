@@ -20,9 +20,10 @@ from torch import nn
 
 from methods.errors import InputError, not_negative
 from methods.primitives.attacks import PGD
+from methods.primitives.ce_attack import ce_attack
 from methods.primitives.cutmix import cutmix
 from methods.primitives.losses import accuracy, cross_entropy, kl_divergence
-from methods.primitives.modes import AttackMode, attacked
+from methods.primitives.modes import AttackMode
 from methods.primitives.targets import one_hot, soft_targets
 from methods.primitives.trades_attack import trades_attack
 from methods.training.method import Batch, Card, Inner, Losses, Method
@@ -67,8 +68,7 @@ class GenData(Method):
             return {"x_adv": trades_attack(config.attack, model, batch.x, threat, random, config.attack_mode)}
         labels = one_hot(batch.y, self.task.num_classes)
         x, target = cutmix(batch.x, labels, config.window, batch.generator("cutmix"))
-        with attacked(model, config.attack_mode):
-            x_adv = config.attack(lambda images: cross_entropy(model(images), target), x, threat, random)
+        x_adv = ce_attack(config.attack, model, x, target, threat, random, config.attack_mode)
         return {"x": x, "target": target, "x_adv": x_adv}
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from methods.primitives.attacks import PGD
+from methods.primitives.ce_attack import ce_attack
 from methods.primitives.losses import accuracy, cross_entropy
-from methods.primitives.modes import AttackMode, attacked
+from methods.primitives.modes import AttackMode
 from methods.training.method import Batch, Card, Inner, Losses, Method
 
 
@@ -37,16 +38,12 @@ class PGDAT(Method):
     )
 
     def inner(self, model: nn.Module, batch: Batch) -> Inner:
-        with attacked(model, self.config.attack_mode):
-            x_adv = self.config.attack(
-                lambda x: cross_entropy(model(x), batch.y),
-                batch.x,
-                self.task.threat,
-                batch.generator("attack"),
-            )
-        return {"x_adv": x_adv}
+        config, random = self.config, batch.generator("attack")
+        return {
+            "x_adv": ce_attack(config.attack, model, batch.x, batch.y, self.task.threat, random, config.attack_mode)
+        }
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
         logits = model(inner["x_adv"])
-        adversarial = cross_entropy(logits, batch.y).mean()
+        adversarial = cross_entropy(logits, batch.labels).mean()
         return Losses(adversarial, {"adversarial": adversarial, "accuracy_adv": accuracy(logits, batch.y)})

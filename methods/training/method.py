@@ -79,6 +79,11 @@ class Batch:
             raise RuntimeError("this batch has no density path: set density = True in the method")
         return self.x_density
 
+    @property
+    def labels(self) -> Tensor:
+        """What the classifier is to say: ``target`` [B, K] where there is one, else the classes ``y`` [B]."""
+        return self.y if self.target is None else self.target
+
     def generator(self, name: str) -> torch.Generator:
         """Return this step's random stream called ``name``, on the device of the images.
 
