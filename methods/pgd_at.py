@@ -9,13 +9,13 @@ Ours: gradients of the attack reach the images only, and no pass is made just fo
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from torch import nn
 
 from methods.primitives.attacks import PGD
+from methods.primitives.ce_attack import ce_attack
 from methods.primitives.losses import accuracy, cross_entropy
-from methods.primitives.modes import frozen
+from methods.primitives.modes import AttackMode
 from methods.training.method import Batch, Card, Inner, Losses, Method
 
 
@@ -23,7 +23,7 @@ from methods.training.method import Batch, Card, Inner, Losses, Method
 class Config:
     attack: PGD = field(default_factory=lambda: PGD(steps=10, step_size=0.25, start="uniform"))
     """Rice et al.: 10 steps of 2/255 at eps 8/255 from a uniform start."""
-    attack_mode: Literal["eval", "train", "train-frozen-statistics"] = "eval"
+    attack_mode: AttackMode = "eval"
     """BatchNorm during the attack; Rice et al.: train."""
 
 
@@ -38,17 +38,12 @@ class PGDAT(Method):
     )
 
     def inner(self, model: nn.Module, batch: Batch) -> Inner:
-        mode = self.config.attack_mode
-        with frozen(model, training=mode != "eval", track_statistics=mode == "train"):
-            x_adv = self.config.attack(
-                lambda x: cross_entropy(model(x), batch.y),
-                batch.x,
-                self.task.threat,
-                batch.generator("attack"),
-            )
-        return {"x_adv": x_adv}
+        config, random = self.config, batch.generator("attack")
+        return {
+            "x_adv": ce_attack(config.attack, model, batch.x, batch.y, self.task.threat, random, config.attack_mode)
+        }
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
         logits = model(inner["x_adv"])
-        adversarial = cross_entropy(logits, batch.y).mean()
+        adversarial = cross_entropy(logits, batch.labels).mean()
         return Losses(adversarial, {"adversarial": adversarial, "accuracy_adv": accuracy(logits, batch.y)})

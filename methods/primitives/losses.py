@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -9,19 +10,44 @@ from methods.errors import InputError
 
 
 def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """-log p(y|x) for labels [B]; with smoothing s the target is 1 - s + s/K on ``y`` and s/K elsewhere."""
+    """-log p(y|x) for labels [B], or -sum_k q_k log p_k for targets q [B, K], probabilities in float32.
+
+    With smoothing s a label's target is 1 - s + s/K on ``y`` and s/K elsewhere (others: ``targets.soft_targets``).
+    """
     return F.cross_entropy(logits.float(), y, reduction="none", label_smoothing=label_smoothing)
 
 
-def kl_divergence(logits_p: Tensor, logits_q: Tensor) -> Tensor:
+def kl_divergence(logits_p: Tensor, logits_q: Tensor, floor: float = 0.0) -> Tensor:
     """KL(p || q) of p = softmax(logits_p) and q = softmax(logits_q), with gradients through both.
+
+    ``floor`` is added to q inside its logarithm (MART: 1e-12), which bounds the divergence by -log floor.
 
     TRADES has the clean prediction as p and the adversarial one as q (Zhang et al. 2019; yaodongyu/TRADES at
     6e8e11b), which a confident p keeps finite: at most log K when q is uniform.
     """
     # Both sides in logs: with p as target, the gradient of p log p is undefined where p underflows to 0.
     log_p, log_q = F.log_softmax(logits_p.float(), 1), F.log_softmax(logits_q.float(), 1)
+    if floor:
+        log_q = torch.logaddexp(log_q, log_q.new_tensor(math.log(floor)))
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+
+
+def squared_error(logits: Tensor, target: Tensor) -> Tensor:
+    """||p - q||^2 of p = softmax(logits) and probabilities q [B, K], with gradients through both.
+
+    SCORE's distance (Pang et al. 2022), to one-hot targets or to another prediction: at most 2.
+    """
+    return (logits.float().softmax(1) - target).square().sum(1)
+
+
+def boosted_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """-log p_y - log(1 - p_k), k the most probable class that is not y (Wang et al. 2020; MART at 2d83e17).
+
+    With their constants, 1.0001 - p_k + 1e-12: the second term is at most -log 1e-4 = 9.2, and its gradient finite.
+    """
+    p = logits.float().softmax(1)
+    rival = p.detach().scatter(1, y[:, None], -1.0).argmax(1, keepdim=True)
+    return cross_entropy(logits, y) - (1.0001 - p.gather(1, rival).squeeze(1) + 1e-12).log()
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:

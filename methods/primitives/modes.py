@@ -1,13 +1,16 @@
 """The state of a model during an inner computation, made explicit and given back exactly as it was found."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import TypeVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal, TypeVar
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 M = TypeVar("M", bound=nn.Module)
+
+AttackMode = Literal["eval", "train", "train-frozen-statistics"]
+"""Batch normalisation during an attack: the three conventions of :func:`mode`."""
 
 
 @contextmanager
@@ -73,3 +76,8 @@ def frozen(model: M, *, training: bool = False, track_statistics: bool = True) -
         finally:
             for parameter, requires_grad in wanted:
                 parameter.requires_grad_(requires_grad)
+
+
+def attacked(model: M, attack_mode: AttackMode) -> AbstractContextManager[M]:
+    """Return :func:`frozen` in the convention that an option calls ``attack_mode``."""
+    return frozen(model, training=attack_mode != "eval", track_statistics=attack_mode == "train")
