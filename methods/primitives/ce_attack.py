@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from methods.primitives.attacks import PGD
+from methods.primitives.attacks import Attack
 from methods.primitives.losses import cross_entropy
 from methods.primitives.modes import frozen
 from methods.primitives.threat import ThreatModel
@@ -15,7 +15,7 @@ AttackMode = Literal["eval", "train", "train-frozen-statistics"]
 
 
 def ce_attack(
-    pgd: PGD,
+    attack: Attack,
     model: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -28,4 +28,4 @@ def ce_attack(
     ``model`` (images -> logits) is in ``mode`` meanwhile; gradients reach the images only.
     """
     with frozen(model, training=mode != "eval", track_statistics=mode == "train"):
-        return pgd(lambda x_adv: cross_entropy(model(x_adv), y), x, threat, generator)
+        return attack(lambda x_adv: cross_entropy(model(x_adv), y), x, threat, generator)

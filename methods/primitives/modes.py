@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -60,3 +61,18 @@ def frozen(model: M, *, training: bool = False, track_statistics: bool = True) -
         finally:
             for parameter, requires_grad in wanted:
                 parameter.requires_grad_(requires_grad)
+
+
+@contextmanager
+def restored(model: M) -> Iterator[M]:
+    """Let the block train the model; on leaving, weights and buffers are as before, bit for bit, without gradients."""
+    with torch.no_grad():
+        values = [*model.parameters(), *model.buffers()]
+        kept = [value.detach().clone() for value in values]
+    try:
+        yield model
+    finally:
+        model.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for value, before in zip(values, kept, strict=True):
+                value.copy_(before)
