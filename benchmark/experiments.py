@@ -17,6 +17,7 @@ from benchmark import ablation as ablations
 from benchmark import bundle, leaderboard, pictures
 from benchmark import config as files
 from benchmark import gap as gaps
+from benchmark import generate as images
 from benchmark import metrics as registry
 from benchmark import protocol as protocols
 from benchmark import robustbench_io as zoo
@@ -575,6 +576,40 @@ def diagnose(
     else:
         model = make_model(str(factory), weights, data, place)
     return examine(model, data, input_range=input_range, eps=eps, device=place, name=factory or robustbench)
+
+
+def generate(
+    checkpoint: Path,
+    output: Path,
+    dataset: str,
+    *,
+    count: int,
+    steps: int,
+    start: Literal["class_gaussian", "uniform", "pca"],
+    keep: float = 1.0,
+    scorer: Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Generate images by a checkpoint, for trainings on generated data, and write them; return what is known of them.
+
+    Raises:
+        InputError: anything named does not fit.
+    """
+    chains = images.Chains(count, steps, start, keep, seed)
+    if output.suffix != ".npz":
+        raise InputError(f"--output is a file that ends with .npz, not {output}.")
+    place = select_device(device)
+    subject, surest = (None if path is None else from_checkpoint(path, place) for path in (checkpoint, scorer))
+    assert subject is not None
+    data = load(dataset, root=DATA)
+    for given in (subject, surest):
+        if given is not None and (given.num_classes, given.image_shape) != (data.num_classes, data.image_shape):
+            raise InputError(f"{given.name} was not trained on images and classes like those of {data.name}.")
+    made = images.generate(subject, data, chains, surest)
+    record = images.passport(subject, chains, surest, data, made, provenance(place))
+    images.save(output, made, data, record)
+    return record
 
 
 def court_power(dataset: str, threat: str | None, leaderboards: Path, device: str = "auto") -> tuple[Study, Path]:
