@@ -47,9 +47,12 @@ class TRADES(Method):
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
         clean, adversarial = model(batch.x), model(inner["x_adv"])
         natural = cross_entropy(clean, batch.y).mean()
-        robust = kl_divergence(clean, adversarial).mean()
+        divergence = kl_divergence(clean, adversarial)
+        robust = divergence.mean()
+        # A method around this one may have chosen a beta for each image (LAS-TRADES).
+        weighted = (inner["beta"] * divergence).mean() if "beta" in inner else self.config.beta * robust
         return Losses(
-            natural + self.config.beta * robust,
+            natural + weighted,
             {
                 "clean": natural,
                 "robust": robust,

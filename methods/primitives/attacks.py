@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -18,6 +18,12 @@ Objective = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
 Start = Literal["uniform", "normal", "zero"]
 Keep = Literal["last", "best"]
 Direction = Literal["steepest", "gradient", "normalised"]
+
+
+class Attack(Protocol):
+    """Raises an objective around the images ``x`` inside a threat model; starts come from the generator."""
+
+    def __call__(self, objective: Objective, x: Tensor, threat: ThreatModel, generator: torch.Generator) -> Tensor: ...
 
 
 @dataclass(frozen=True)

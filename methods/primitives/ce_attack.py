@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from methods.primitives.attacks import PGD
+from methods.primitives.attacks import Attack
 from methods.primitives.losses import cross_entropy
 from methods.primitives.modes import AttackMode, attacked
 from methods.primitives.threat import ThreatModel
 
 
 def ce_attack(
-    pgd: PGD,
+    attack: Attack,
     model: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -26,4 +26,4 @@ def ce_attack(
         y: labels [B], or probabilities of the classes [B, K].
     """
     with attacked(model, mode):
-        return pgd(lambda x_adv: cross_entropy(model(x_adv), y), x, threat, generator)
+        return attack(lambda x_adv: cross_entropy(model(x_adv), y), x, threat, generator)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, TypeVar
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -81,3 +82,18 @@ def frozen(model: M, *, training: bool = False, track_statistics: bool = True) -
 def attacked(model: M, attack_mode: AttackMode) -> AbstractContextManager[M]:
     """Return :func:`frozen` in the convention that an option calls ``attack_mode``."""
     return frozen(model, training=attack_mode != "eval", track_statistics=attack_mode == "train")
+
+
+@contextmanager
+def restored(model: M) -> Iterator[M]:
+    """Let the block train the model; on leaving, weights and buffers are as before, bit for bit, without gradients."""
+    with torch.no_grad():
+        values = [*model.parameters(), *model.buffers()]
+        kept = [value.detach().clone() for value in values]
+    try:
+        yield model
+    finally:
+        model.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for value, before in zip(values, kept, strict=True):
+                value.copy_(before)

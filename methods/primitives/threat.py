@@ -70,10 +70,17 @@ class ThreatModel:
         """``eps`` as a float."""
         return float(self.eps)
 
-    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Move ``x_adv`` [B, ...] onto the ball around ``x``, then to [0, 1], which only brings it nearer."""
+    def project(self, x_adv: Tensor, x: Tensor, radius: Tensor | None = None) -> Tensor:
+        """Move ``x_adv`` [B, ...] onto the ball around ``x``, then to [0, 1], which only brings it nearer.
+
+        ``radius`` [B, 1, ...], in the units of the images, gives each image a ball of its own.
+        """
         if self.norm == "Linf":
-            x_adv = x_adv.clamp(x - self.radius, x + self.radius)
+            reach = self.radius if radius is None else radius
+            x_adv = x_adv.clamp(x - reach, x + reach)
+        elif radius is not None:
+            length = self.distance(x_adv, x).view_as(radius).clamp_min(torch.finfo(x.dtype).tiny)
+            x_adv = x + (x_adv - x) * (radius / length).clamp_max(1)
         else:
             x_adv = x + (x_adv - x).renorm(p=2, dim=0, maxnorm=self.radius)
         return x_adv.clamp(0, 1)

@@ -5,14 +5,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from methods.primitives.attacks import PGD
+from methods.primitives.attacks import Attack
 from methods.primitives.losses import kl_divergence
 from methods.primitives.modes import AttackMode, attacked
 from methods.primitives.threat import ThreatModel
 
 
 def trades_attack(
-    pgd: PGD,
+    attack: Attack,
     model: nn.Module,
     x: Tensor,
     threat: ThreatModel,
@@ -31,4 +31,4 @@ def trades_attack(
     with attacked(model, mode):
         with torch.no_grad():
             clean = model(x)
-        return pgd(lambda x_adv: divergence(clean, model(x_adv)), x, threat, generator)
+        return attack(lambda x_adv: divergence(clean, model(x_adv)), x, threat, generator)

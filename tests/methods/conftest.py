@@ -16,9 +16,12 @@ from methods.training.method import Batch, Method, Task
 
 Options = dict[str, Any]
 _FEW_CHAINS = {"negatives": {"buffer_size": 40}}
+_SMALL = {"architecture": "wrn", "depth": 10, "widen": 1, "normalize": "none"}
 TINY: dict[str, Options] = {
     "ebjdat": {"host_options": _FEW_CHAINS},
     **dict.fromkeys(("jem", "jempp", "sadajem", "mebm", "jeat"), _FEW_CHAINS),
+    "lbgat": {"teacher": _SMALL},
+    "las_at": {"strategy": _SMALL},
 }
 """Options that make a method small enough for a test."""
 
@@ -87,7 +90,9 @@ def make_method(digits: Dataset) -> Callable[..., Method]:
         cls = get(name)
         config = overlay(cls.Config(), merged(TINY.get(name, {}), options or {}), "options")
         task = Task(ThreatModel.parse(threat), digits.num_classes, digits.image_shape, 0, density_batch, batch_size=16)
-        method = cls(config, task)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            method = cls(config, task)
         method.prepare(digits.train)
         return method
 

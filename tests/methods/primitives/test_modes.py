@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from methods.primitives.modes import fixed_statistics, frozen, mode
+from methods.primitives.modes import fixed_statistics, frozen, mode, restored
 
 X = torch.linspace(-1, 2, 4 * 3 * 5 * 5).reshape(4, 3, 5, 5)
 
@@ -158,3 +158,14 @@ def test_fixed_statistics_are_let_go_when_the_body_raises() -> None:
     with pytest.raises(RuntimeError, match="inner"), fixed_statistics(model):
         raise RuntimeError("inner")
     assert flags(model) == before
+
+
+def test_restored_gives_weights_and_statistics_back_bit_for_bit() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with restored(model):
+        model(torch.arange(12.0).view(4, 3)).square().sum().backward()
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+        assert not any(torch.equal(value, before[name]) for name, value in model.state_dict().items() if "bias" in name)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
