@@ -8,20 +8,27 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from methods.backbones import BackboneConfig
 from methods.ebjdat import EBJDAT
 from methods.ebjdat import Config as EBJDATConfig
 from methods.jem import JEM
 from methods.jem import Config as JEMConfig
 from methods.jempp import JEMPP
 from methods.jempp import Config as JEMPPConfig
+from methods.las_at import LASAT
+from methods.las_at import Config as LASATConfig
+from methods.lbgat import LBGAT
+from methods.lbgat import Config as LBGATConfig
 from methods.mebm import MEBM
 from methods.mebm import Config as MEBMConfig
 from methods.pgd_at import PGDAT
 from methods.pgd_at import Config as PGDATConfig
-from methods.primitives import attacks, samplers, threat
+from methods.primitives import attacks, per_sample_attack, samplers, threat
 from methods.primitives.energy_attack import EnergyAttack
 from methods.primitives.negatives import Chains, Negatives
+from methods.primitives.per_sample_attack import Choices
 from methods.primitives.random import generator
+from methods.primitives.reinforce import Policy, PolicySGD
 from methods.primitives.sharpness import SAM
 from methods.primitives.starts import Start
 from methods.primitives.threat import ThreatModel
@@ -33,6 +40,7 @@ from methods.training.config import TrainConfig
 from methods.training.density import DensityMethod
 from methods.training.method import Batch, Losses, Method, Task
 from methods.training.optim import Updater, optimizer
+from methods.training.reward import Reward
 from methods.weat import WEAT
 from methods.weat import Config as WEATConfig
 
@@ -409,3 +417,105 @@ def test_ebjdat_on_sadajem(golden_network: Network, golden_images: Images, golde
     method = EBJDAT(EBJDATConfig(host="sadajem"), task("Linf:8/255"))
     batch = batch_of(golden_images)
     assert_sharpness_aware_step(method, golden_network(), batch, inner, 0.01, recorded["sadajem_host"])
+
+
+SMALL = BackboneConfig("wrn", 10, 1, normalize="none")
+
+
+def second_network(network: nn.Sequential) -> nn.Sequential:
+    """Make another fixed network of the fixed one, for a teacher or a policy."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.7 * parameter.flip(0))
+    return network
+
+
+@pytest.mark.parametrize("beta", [0.0, 6.0])
+def test_lbgat(
+    beta: float,
+    golden_network: Network,
+    golden_images: Images,
+    golden: Golden,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorded, model, batch = golden("lbgat"), golden_network(), batch_of(golden_images)
+    expected = recorded[f"beta_{beta:g}"]
+    monkeypatch.setattr(attacks, "normal_like", lambda x, generator: golden_images["noise"])
+    method = LBGAT(LBGATConfig(beta=beta, teacher=SMALL), task("Linf:0.031"))
+    method.teacher = second_network(golden_network())  # type: ignore[assignment]
+
+    inner = method.inner(model, batch)
+    torch.testing.assert_close(inner["x_adv"], images_of(golden("trades")["x_adv"]), atol=1e-5, rtol=0)
+    assert inner["x_adv"].sum().item() == pytest.approx(recorded["x_adv_sum"], rel=1e-6)
+    losses = method.loss(model, batch, inner)
+    assert losses.total.item() == pytest.approx(expected["loss"], rel=1e-5)
+    losses.total.backward()
+    assert_gradient(model, expected["student"])
+    assert_gradient(method.teacher, expected["teacher"])
+    assert_statistics(model, expected["student_statistics"])
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list[tuple[Any, Any]]:
+    """Return a list that will hold the arguments and the result of every call of a method."""
+    calls: list[tuple[Any, Any]] = []
+    original = getattr(owner, name)
+
+    def wrapper(*arguments: Any) -> Any:
+        calls.append((arguments, original(*arguments)))
+        return calls[-1][1]
+
+    monkeypatch.setattr(owner, name, wrapper)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("las_at", {}),
+        ("las_trades", {"base": "trades", "objective": "divergence", "start": "normal", "label_mass": 1.0}),
+    ],
+)
+def test_las_step(
+    name: str,
+    options: dict[str, Any],
+    golden_network: Network,
+    golden_images: Images,
+    golden: Golden,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A step of the policy and then one of the model, with the choices for both given."""
+    expected, model, batch = golden("las_at")[name], golden_network(), batch_of(golden_images)
+    settings = expected["settings"]
+    eighths = [tuple(k / 8 for k in settings[key]) for key in ("epsilon_types", "step_size_types")]
+    beta = tuple(map(float, settings.get("beta_types", ())))
+    choices = Choices(eighths[0], tuple(settings["attack_iters_types"]), eighths[1], beta)
+    limits = {"limit": 20.0, "label_mass": 1.0} if beta else {}
+    reward = Reward(settings["R2_param"], settings["R3_param"], **limits)
+    config = LASATConfig(choices=choices, strategy=SMALL, every=1, reward=reward, **options)
+    method = LASAT(config, task("Linf:8/255"))
+    sizes = [len(values) for values in choices.named.values()]
+    method.policy = Policy(second_network(golden_network()), sizes, PolicySGD(**settings["policy_optimizer"]))
+    fix_uniform_start(monkeypatch, golden_images)
+    monkeypatch.setattr(per_sample_attack, "normal_like", lambda x, generator: golden_images["noise"])
+    turns = iter([settings["policy_picks"], settings["picks"]])
+    monkeypatch.setattr(Policy, "_draw", lambda *_: [torch.tensor(picks) for picks in next(turns)])
+    crafted, learnt = watched(monkeypatch, LASAT, "_craft"), watched(monkeypatch, Policy, "learn")
+    stepped = watched(monkeypatch, Policy, "_step")
+
+    update = Updater(optimizer(model.parameters(), TrainConfig(lr=settings["lr"])), None)
+    losses = method.step(model, batch, update)
+    (_, for_policy), (_, for_model) = crafted
+    sums = for_policy["x_adv"].flatten(1).sum(1).tolist()
+    assert sums == pytest.approx(expected["x_adv_policy_image_sums"], abs=1e-4)
+    torch.testing.assert_close(for_model["x_adv"], images_of(expected["x_adv"]), atol=1e-5, rtol=0)
+    assert method.rewards.tolist() == pytest.approx(expected["rewards"], rel=1e-5)
+    assert learnt[0][1].item() == pytest.approx(expected["policy_loss"], rel=1e-5)
+    norm = nn.utils.get_total_norm(stepped[0][0][2])
+    assert norm.item() == pytest.approx(expected["policy_gradient_norm"], rel=1e-5)
+    assert losses.total.item() == pytest.approx(expected["loss"], rel=1e-5)
+    assert_gradient(model, expected)
+    assert_statistics(model, expected["statistics"])
+    for network, prefix in ((method.policy.network, "policy_"), (model, "")):
+        for layer, parameter in (("conv1", "0.weight"), ("linear", "7.weight")):
+            weights = network.get_parameter(parameter).flatten()[:10].tolist()
+            assert weights == pytest.approx(expected[f"{prefix}{layer}_after"], abs=1e-5)
