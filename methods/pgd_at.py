@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from methods.primitives.attacks import PGD
-from methods.primitives.ce_attack import AttackMode, ce_attack
+from methods.primitives.ce_attack import ce_attack
 from methods.primitives.losses import accuracy, cross_entropy
+from methods.primitives.modes import AttackMode
 from methods.training.method import Batch, Card, Inner, Losses, Method
 
 
