@@ -39,7 +39,7 @@ def _ebjdat_on(host: str) -> dict[str, Any]:
 
 # Each image of the loss passes once. Beside these, PGD-AT: 10 attack. TRADES and WEAT: 10 attack and the clean
 # prediction, forward only. JEM, JEM++, SADA-JEM and M-EBM: 20, 10, 5 and 2 sampler, and SADA-JEM its loss twice.
-# JEAT: 10 attack, 10 sampler. EB-JDAT: 5 attack, 10 sampler, and on SADA-JEM its loss twice.
+# JEAT: 10 attack, 10 sampler. EB-JDAT: 5 attack, 10 sampler, and on SADA-JEM its loss twice. MART: 10 attack.
 VARIANTS = {
     "standard": Variant("standard", (1, 1)),
     "pgd_at": Variant("pgd_at", (11, 11)),
@@ -58,6 +58,7 @@ VARIANTS = {
     "ebjdat": Variant("ebjdat", (19, 19)),
     "ebjdat, jem": Variant("ebjdat", (19, 19), _ebjdat_on("jem")),
     "ebjdat, sadajem": Variant("ebjdat", (10 + 5 + 4 + 4, 10 + 5 + 4 + 4), _ebjdat_on("sadajem")),
+    "mart": Variant("mart", (12, 12)),
 }
 UNBOUNDED = {"jem", "ebjdat, jem"}
 """Whose chains may leave [0, 1]."""

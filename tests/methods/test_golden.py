@@ -14,6 +14,8 @@ from methods.jem import JEM
 from methods.jem import Config as JEMConfig
 from methods.jempp import JEMPP
 from methods.jempp import Config as JEMPPConfig
+from methods.mart import MART
+from methods.mart import Config as MARTConfig
 from methods.mebm import MEBM
 from methods.mebm import Config as MEBMConfig
 from methods.pgd_at import PGDAT
@@ -409,3 +411,36 @@ def test_ebjdat_on_sadajem(golden_network: Network, golden_images: Images, golde
     method = EBJDAT(EBJDATConfig(host="sadajem"), task("Linf:8/255"))
     batch = batch_of(golden_images)
     assert_sharpness_aware_step(method, golden_network(), batch, inner, 0.01, recorded["sadajem_host"])
+
+
+def test_mart(golden_network: Network, golden_images: Images, golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, model = golden("mart"), golden_network()
+    batch = replace(batch_of(golden_images), x=golden_images["x"].roll(3))
+    monkeypatch.setattr(attacks, "normal_like", lambda x, generator: golden_images["noise"])
+    iterates: list[Tensor] = []
+    watched = golden_network()
+    watched.register_forward_pre_hook(lambda module, images: iterates.append(images[0].detach()))
+    method = MART(MARTConfig(), task("Linf:0.031"))
+
+    inner = method.inner(watched, batch)
+    torch.testing.assert_close(inner["x_adv"], images_of(expected["x_adv"]), atol=1e-5, rtol=0)
+    sums = [x.sum().item() for x in [*iterates[1:], inner["x_adv"]]]
+    assert sums == pytest.approx(expected["iterate_sums"], abs=1e-3)
+    losses = method.loss(model, batch, inner)
+    losses.total.backward()
+    assert losses.total.item() == pytest.approx(expected["loss"], rel=1e-5)
+    assert losses.terms["boosted"].item() == pytest.approx(expected["boosted"], rel=1e-5)
+    assert_gradient(model, expected)
+    assert_statistics(model, expected["running_statistics"])
+
+
+def test_mart_of_a_confident_network(golden_network: Network, golden_images: Images, golden: Golden) -> None:
+    """adversarial-training.md, trap 9: probabilities down to 1e-220, which float32 does not have."""
+    expected, model, x = golden("mart")["confident"], golden_network(), golden_images["x"].roll(3)
+    with torch.no_grad():
+        model.get_parameter("7.weight").mul_(30)
+    x_adv = (x + 0.001 * golden_images["noise"]).clamp(0, 1)
+    losses = MART(MARTConfig(), task("Linf:0.031")).loss(model, replace(batch_of(golden_images), x=x), {"x_adv": x_adv})
+    losses.total.backward()
+    assert losses.total.item() == pytest.approx(expected["loss"], rel=1e-5)
+    assert_gradient(model, expected)
