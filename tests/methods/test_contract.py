@@ -37,9 +37,12 @@ def _ebjdat_on(host: str) -> dict[str, Any]:
     return {"host": host, "host_options": {"negatives": {"sampler": {"steps": 10}}}}
 
 
+_FEW_CHAINS = {"negatives": {"buffer_size": 40}}
+
 # Each image of the loss passes once. Beside these, PGD-AT: 10 attack. TRADES and WEAT: 10 attack and the clean
 # prediction, forward only. JEM, JEM++, SADA-JEM and M-EBM: 20, 10, 5 and 2 sampler, and SADA-JEM its loss twice.
 # JEAT: 10 attack, 10 sampler. EB-JDAT: 5 attack, 10 sampler, and on SADA-JEM its loss twice. MART: 10 attack.
+# AWP: the loss inside twice.
 VARIANTS = {
     "standard": Variant("standard", (1, 1)),
     "pgd_at": Variant("pgd_at", (11, 11)),
@@ -59,6 +62,10 @@ VARIANTS = {
     "ebjdat, jem": Variant("ebjdat", (19, 19), _ebjdat_on("jem")),
     "ebjdat, sadajem": Variant("ebjdat", (10 + 5 + 4 + 4, 10 + 5 + 4 + 4), _ebjdat_on("sadajem")),
     "mart": Variant("mart", (12, 12)),
+    "awp": Variant("awp", (12, 12)),
+    "awp, trades": Variant("awp", (15, 14), {"base": "trades"}),
+    "awp, mart": Variant("awp", (14, 14), {"base": "mart"}),
+    "awp, sadajem": Variant("awp", (5 + 3 + 3 + 3, 5 + 3 + 3 + 3), {"base": "sadajem", "base_options": _FEW_CHAINS}),
 }
 UNBOUNDED = {"jem", "ebjdat, jem"}
 """Whose chains may leave [0, 1]."""

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from methods.awp import AWP
+from methods.awp import Config as AWPConfig
 from methods.ebjdat import EBJDAT
 from methods.ebjdat import Config as EBJDATConfig
 from methods.jem import JEM
@@ -444,3 +446,75 @@ def test_mart_of_a_confident_network(golden_network: Network, golden_images: Ima
     losses.total.backward()
     assert losses.total.item() == pytest.approx(expected["loss"], rel=1e-5)
     assert_gradient(model, expected)
+
+
+class AtPerturbed(Updater):
+    """An updater that compares what it is given at theta + v, and what its step makes of that, with the golden ones."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(optimizer(model.parameters(), TrainConfig(lr=0.1, weight_decay=5e-4)), None)
+        self.model = model
+        self.expected: dict[str, Any] = {}
+        self.before = weights_of(model)
+
+    def gradient(self, total: Tensor) -> None:
+        v = {name: weight - self.before[name] for name, weight in weights_of(self.model).items()}
+        for name, length in self.expected["v"]["norms"].items():
+            assert v[name].norm().item() == pytest.approx(length, rel=1e-5)
+        for name, shown in self.expected["v"]["entries"].items():
+            assert v[name].flatten()[:10].tolist() == pytest.approx(shown, abs=1e-6)
+        super().gradient(total)
+        if "at_w_plus_v" in self.expected:
+            assert_gradient(self.model, self.expected["at_w_plus_v"])
+
+    def apply(self) -> None:
+        super().apply()
+        for name, shown in self.expected["while_perturbed"].items():
+            assert self.model.get_parameter(name).flatten()[:10].tolist() == pytest.approx(shown, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "base", "options", "gamma", "roll"),
+    [
+        ("at_awp", "pgd_at", {"attack_mode": "train"}, 0.01, 0),
+        ("trades_awp", "trades", {"attack": {"step_size": 0.25}}, 0.005, 10),
+    ],
+)
+def test_awp_steps(
+    key: str,
+    base: str,
+    options: dict[str, Any],
+    gamma: float,
+    roll: int,
+    golden_network: Network,
+    golden_images: Images,
+    golden: Golden,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two steps on the same images, the second with momentum: v, the gradient at theta + v, the weights, restored.
+
+    adversarial-training.md, trap 7: their v is that of a proxy's step at a rate of .01 or .1, ours of no step at all.
+    """
+    expected, model = golden("awp")[key], golden_network()
+    batch = replace(batch_of(golden_images), x=golden_images["x"].roll(roll))
+    fix_uniform_start(monkeypatch, golden_images)
+    monkeypatch.setattr(attacks, "normal_like", lambda x, generator: golden_images["noise"])
+    method = AWP(AWPConfig(base=base, base_options=options, gamma=gamma), task("Linf:8/255"))
+    inner = method.inner(golden_network(), batch)
+    torch.testing.assert_close(inner["x_adv"], images_of(expected["x_adv"]), atol=1e-5, rtol=0)
+    assert expected["settings"]["v_between_proxy_lr_0.01_and_0.1"] < 1e-14
+
+    update, loss = AtPerturbed(model), Recorded(method, model, batch, inner)
+    for step in ("step_1", "step_2"):
+        update.before, update.expected = weights_of(model), expected[step]
+        losses = method.descend(model, batch, update, loss)
+        assert losses.total.item() == pytest.approx(expected[step]["loss_at_w_plus_v"], rel=1e-5)
+        for name, distance in expected[step]["moved"].items():
+            moved = model.get_parameter(name) - update.before[name]
+            # Biases before BatchNorm have no gradient but rounding.
+            assert moved.norm().item() == pytest.approx(distance, rel=1e-5, abs=1e-6)
+        for name, shown in expected[step]["weights"].items():
+            assert model.get_parameter(name).flatten()[:10].tolist() == pytest.approx(shown, abs=1e-5)
+        if step == "step_1":
+            assert loss.totals[0] == pytest.approx(expected["loss_at_w"], rel=1e-5)
+            assert_statistics(model, expected.get("running_statistics", {}))
