@@ -42,7 +42,8 @@ _FEW_CHAINS = {"negatives": {"buffer_size": 40}}
 # Each image of the loss passes once. Beside these, PGD-AT: 10 attack. TRADES and WEAT: 10 attack and the clean
 # prediction, forward only. JEM, JEM++, SADA-JEM and M-EBM: 20, 10, 5 and 2 sampler, and SADA-JEM its loss twice.
 # JEAT: 10 attack, 10 sampler. EB-JDAT: 5 attack, 10 sampler, and on SADA-JEM its loss twice. MART: 10 attack.
-# AWP: the loss inside twice.
+# AWP: the loss inside twice. AGR: 10 attack; the clean loss has a pass of its own where the loss inside has none, and
+# else, since its gradient is taken apart, a backward one.
 VARIANTS = {
     "standard": Variant("standard", (1, 1)),
     "pgd_at": Variant("pgd_at", (11, 11)),
@@ -66,6 +67,12 @@ VARIANTS = {
     "awp, trades": Variant("awp", (15, 14), {"base": "trades"}),
     "awp, mart": Variant("awp", (14, 14), {"base": "mart"}),
     "awp, sadajem": Variant("awp", (5 + 3 + 3 + 3, 5 + 3 + 3 + 3), {"base": "sadajem", "base_options": _FEW_CHAINS}),
+    "agr": Variant("agr", (12, 12)),
+    "agr, active": Variant("agr", (12, 13), {"start": 0.0}),
+    "agr, as the base attacks": Variant("agr", (13, 13), {"start": 0.0, "inner": "base"}),
+    "agr, pgd_at": Variant("agr", (12, 12), {"start": 0.0, "base": "pgd_at"}),
+    "agr, mart": Variant("agr", (12, 13), {"start": 0.0, "base": "mart"}),
+    "agr, awp": Variant("agr", (13, 13), {"start": 0.0, "base": "awp"}),
 }
 UNBOUNDED = {"jem", "ebjdat, jem"}
 """Whose chains may leave [0, 1]."""

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from methods.agr import AGR
+from methods.agr import Config as AGRConfig
 from methods.awp import AWP
 from methods.awp import Config as AWPConfig
 from methods.ebjdat import EBJDAT
@@ -518,3 +520,82 @@ def test_awp_steps(
         if step == "step_1":
             assert loss.totals[0] == pytest.approx(expected["loss_at_w"], rel=1e-5)
             assert_statistics(model, expected.get("running_statistics", {}))
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "base_order"),
+    [
+        ("trades_155", {}, True),
+        ("trades_155_unclipped", {"clip": 1000.0}, True),
+        ("trades_154", {"start": 1.0}, True),
+        # Theirs makes a clean pass of its own, before the others.
+        ("AT_155", {"base": "pgd_at"}, False),
+        ("AT_155_unclipped", {"base": "pgd_at", "clip": 1000.0}, False),
+        ("mart_155", {"base": "mart"}, False),
+        ("awp_consistent_155", {"base": "awp"}, False),
+    ],
+)
+def test_agr_step(
+    key: str,
+    options: dict[str, Any],
+    base_order: bool,
+    golden_network: Network,
+    golden_images: Images,
+    golden: Golden,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The edited gradients and one step along them; images that the clamp which they discard would not have met."""
+    recorded, model = golden("agr"), golden_network()
+    expected = recorded[key]
+    batch = replace(batch_of(golden_images), x=0.2 + 0.6 * golden_images["x"].roll(13))
+    fix_uniform_start(monkeypatch, golden_images)
+    settings: dict[str, Any] = {"start": 0.0} | options
+    method = AGR(AGRConfig(**settings), task("Linf:8/255"))
+    inner = method.inner(model, batch)
+    torch.testing.assert_close(inner["x_adv"], images_of(recorded["x_adv"]), atol=1e-5, rtol=0)
+
+    before = weights_of(model)
+    losses = method.step(model, batch, updater(model, 0.1, 5e-4))
+    assert losses.total.item() == pytest.approx(expected["loss"], rel=1e-5)
+    for name, length in expected["edited"]["norms"].items():
+        gradient = model.get_parameter(name).grad
+        assert gradient is not None
+        # Biases before BatchNorm have no gradient but rounding.
+        assert gradient.norm().item() == pytest.approx(length, rel=1e-5, abs=1e-4)
+        shown = expected["edited"]["entries"][name]
+        tolerance = max(1e-5 * max(map(abs, shown)), 1e-4 if length < 1e-4 else 0.0)
+        assert gradient.flatten()[:10].tolist() == pytest.approx(shown, abs=tolerance)
+    for name, distance in expected["moved"].items():
+        moved = model.get_parameter(name) - before[name]
+        assert moved.norm().item() == pytest.approx(distance, rel=1e-5, abs=1e-5)
+    for name, shown in expected["weights"].items():
+        assert model.get_parameter(name).flatten()[:10].tolist() == pytest.approx(shown, abs=1e-5 * max(1, *shown))
+    if base_order:
+        assert_statistics(model, expected["running_statistics"])
+
+
+def test_agr_around_awp_in_their_order_is_another_gradient(golden: Golden) -> None:
+    """Their clean loss is computed at theta and its gradient taken while the weights are theta + v.
+
+    Of adversarial-training.md, 2.9 (c): per tensor, the cosine of the two gradients differs by up to .09 from that of
+    the gradients at theta + v, to which ours are equal.
+    """
+    theirs, consistent = (golden("agr")[key]["cosines"] for key in ("awp_155", "awp_consistent_155"))
+    assert max(abs(theirs[name] - consistent[name]) for name in theirs) == pytest.approx(0.0876, abs=1e-4)
+
+
+def test_agr_clamps_at_every_step(
+    golden_network: Network, golden_images: Images, golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their loop discards its clamp, so that pixels may leave [0, 1] until the end."""
+    expected = golden("agr")["clamp"]
+    fix_uniform_start(monkeypatch, golden_images)
+    iterates: list[Tensor] = []
+    model = golden_network()
+    model.register_forward_pre_hook(lambda module, images: iterates.append(images[0].detach()))
+    batch = batch_of(golden_images)
+    x_adv = AGR(AGRConfig(), task("Linf:8/255")).inner(model, batch)["x_adv"]
+    assert all(x.min() >= 0 and x.max() <= 1 for x in iterates)
+    with torch.no_grad():
+        loss = nn.functional.cross_entropy(golden_network().eval()(x_adv), batch.y)
+    assert loss.item() == pytest.approx(expected["loss_clamped_every_step"], rel=1e-5)
