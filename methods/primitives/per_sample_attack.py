@@ -22,15 +22,15 @@ class Choices:
 
     eps: tuple[float, ...] = tuple(k / 8 for k in range(3, 16))
     """Radius; LAS-AT: 3/8 .. 15/8."""
-    step_size: tuple[float, ...] = tuple(k / 8 for k in range(1, 6))
-    """Length of a step; LAS-AT: 1/8 .. 5/8."""
     steps: tuple[int, ...] = tuple(range(3, 15))
     """Number of steps; LAS-AT: 3 .. 14."""
+    step_size: tuple[float, ...] = tuple(k / 8 for k in range(1, 6))
+    """Length of a step; LAS-AT: 1/8 .. 5/8."""
     beta: tuple[float, ...] = ()
     """Weight of TRADES's robust term, nothing to do with the attack; LAS-TRADES: 5 .. 9, else none."""
 
     def __post_init__(self) -> None:
-        for name in ("eps", "step_size", "steps"):
+        for name in ("eps", "steps", "step_size"):
             if not getattr(self, name):
                 raise InputError(f"A strategy needs at least one {name} to choose.")
         for name, values in self.named.items():

@@ -8,6 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from methods.agr import AGR
+from methods.agr import Config as AGRConfig
+from methods.awp import AWP
+from methods.awp import Config as AWPConfig
+from methods.backbones import BackboneConfig
 from methods.ebjdat import EBJDAT
 from methods.ebjdat import Config as EBJDATConfig
 from methods.gen_data import Config as GenDataConfig
@@ -16,15 +21,23 @@ from methods.jem import JEM
 from methods.jem import Config as JEMConfig
 from methods.jempp import JEMPP
 from methods.jempp import Config as JEMPPConfig
+from methods.las_at import LASAT
+from methods.las_at import Config as LASATConfig
+from methods.lbgat import LBGAT
+from methods.lbgat import Config as LBGATConfig
+from methods.mart import MART
+from methods.mart import Config as MARTConfig
 from methods.mebm import MEBM
 from methods.mebm import Config as MEBMConfig
 from methods.pgd_at import PGDAT
 from methods.pgd_at import Config as PGDATConfig
-from methods.primitives import attacks, samplers, threat
+from methods.primitives import attacks, per_sample_attack, samplers, threat
 from methods.primitives.cutmix import Box, paste
 from methods.primitives.energy_attack import EnergyAttack
 from methods.primitives.negatives import Chains, Negatives
+from methods.primitives.per_sample_attack import Choices
 from methods.primitives.random import generator
+from methods.primitives.reinforce import Policy, PolicySGD
 from methods.primitives.sharpness import SAM
 from methods.primitives.starts import Start
 from methods.primitives.targets import one_hot
@@ -41,6 +54,7 @@ from methods.training.config import TrainConfig
 from methods.training.density import DensityMethod
 from methods.training.method import Batch, Losses, Method, Task
 from methods.training.optim import Updater, optimizer
+from methods.training.reward import Reward
 from methods.weat import WEAT
 from methods.weat import Config as WEATConfig
 
@@ -417,6 +431,292 @@ def test_ebjdat_on_sadajem(golden_network: Network, golden_images: Images, golde
     method = EBJDAT(EBJDATConfig(host="sadajem"), task("Linf:8/255"))
     batch = batch_of(golden_images)
     assert_sharpness_aware_step(method, golden_network(), batch, inner, 0.01, recorded["sadajem_host"])
+
+
+def test_mart(golden_network: Network, golden_images: Images, golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, model = golden("mart"), golden_network()
+    batch = replace(batch_of(golden_images), x=golden_images["x"].roll(3))
+    monkeypatch.setattr(attacks, "normal_like", lambda x, generator: golden_images["noise"])
+    iterates: list[Tensor] = []
+    watched = golden_network()
+    watched.register_forward_pre_hook(lambda module, images: iterates.append(images[0].detach()))
+    method = MART(MARTConfig(), task("Linf:0.031"))
+
+    inner = method.inner(watched, batch)
+    torch.testing.assert_close(inner["x_adv"], images_of(expected["x_adv"]), atol=1e-5, rtol=0)
+    sums = [x.sum().item() for x in [*iterates[1:], inner["x_adv"]]]
+    assert sums == pytest.approx(expected["iterate_sums"], abs=1e-3)
+    losses = method.loss(model, batch, inner)
+    losses.total.backward()
+    assert losses.total.item() == pytest.approx(expected["loss"], rel=1e-5)
+    assert losses.terms["boosted"].item() == pytest.approx(expected["boosted"], rel=1e-5)
+    assert_gradient(model, expected)
+    assert_statistics(model, expected["running_statistics"])
+
+
+def test_mart_of_a_confident_network(golden_network: Network, golden_images: Images, golden: Golden) -> None:
+    """adversarial-training.md, trap 9: probabilities down to 1e-220, which float32 does not have."""
+    expected, model, x = golden("mart")["confident"], golden_network(), golden_images["x"].roll(3)
+    with torch.no_grad():
+        model.get_parameter("7.weight").mul_(30)
+    x_adv = (x + 0.001 * golden_images["noise"]).clamp(0, 1)
+    losses = MART(MARTConfig(), task("Linf:0.031")).loss(model, replace(batch_of(golden_images), x=x), {"x_adv": x_adv})
+    losses.total.backward()
+    assert losses.total.item() == pytest.approx(expected["loss"], rel=1e-5)
+    assert_gradient(model, expected)
+
+
+class AtPerturbed(Updater):
+    """An updater that compares what it is given at theta + v, and what its step makes of that, with the golden ones."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(optimizer(model.parameters(), TrainConfig(lr=0.1, weight_decay=5e-4)), None)
+        self.model = model
+        self.expected: dict[str, Any] = {}
+        self.before = weights_of(model)
+
+    def gradient(self, total: Tensor) -> None:
+        v = {name: weight - self.before[name] for name, weight in weights_of(self.model).items()}
+        for name, length in self.expected["v"]["norms"].items():
+            assert v[name].norm().item() == pytest.approx(length, rel=1e-5)
+        for name, shown in self.expected["v"]["entries"].items():
+            assert v[name].flatten()[:10].tolist() == pytest.approx(shown, abs=1e-6)
+        super().gradient(total)
+        if "at_w_plus_v" in self.expected:
+            assert_gradient(self.model, self.expected["at_w_plus_v"])
+
+    def apply(self) -> None:
+        super().apply()
+        for name, shown in self.expected["while_perturbed"].items():
+            assert self.model.get_parameter(name).flatten()[:10].tolist() == pytest.approx(shown, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "base", "options", "gamma", "roll"),
+    [
+        ("at_awp", "pgd_at", {"attack_mode": "train"}, 0.01, 0),
+        ("trades_awp", "trades", {"attack": {"step_size": 0.25}}, 0.005, 10),
+    ],
+)
+def test_awp_steps(
+    key: str,
+    base: str,
+    options: dict[str, Any],
+    gamma: float,
+    roll: int,
+    golden_network: Network,
+    golden_images: Images,
+    golden: Golden,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two steps on the same images, the second with momentum: v, the gradient at theta + v, the weights, restored.
+
+    adversarial-training.md, trap 7: their v is that of a proxy's step at a rate of .01 or .1, ours of no step at all.
+    """
+    expected, model = golden("awp")[key], golden_network()
+    batch = replace(batch_of(golden_images), x=golden_images["x"].roll(roll))
+    fix_uniform_start(monkeypatch, golden_images)
+    monkeypatch.setattr(attacks, "normal_like", lambda x, generator: golden_images["noise"])
+    method = AWP(AWPConfig(base=base, base_options=options, gamma=gamma), task("Linf:8/255"))
+    inner = method.inner(golden_network(), batch)
+    torch.testing.assert_close(inner["x_adv"], images_of(expected["x_adv"]), atol=1e-5, rtol=0)
+    assert expected["settings"]["v_between_proxy_lr_0.01_and_0.1"] < 1e-14
+
+    update, loss = AtPerturbed(model), Recorded(method, model, batch, inner)
+    for step in ("step_1", "step_2"):
+        update.before, update.expected = weights_of(model), expected[step]
+        losses = method.descend(model, batch, update, loss)
+        assert losses.total.item() == pytest.approx(expected[step]["loss_at_w_plus_v"], rel=1e-5)
+        for name, distance in expected[step]["moved"].items():
+            moved = model.get_parameter(name) - update.before[name]
+            # Biases before BatchNorm have no gradient but rounding.
+            assert moved.norm().item() == pytest.approx(distance, rel=1e-5, abs=1e-6)
+        for name, shown in expected[step]["weights"].items():
+            assert model.get_parameter(name).flatten()[:10].tolist() == pytest.approx(shown, abs=1e-5)
+        if step == "step_1":
+            assert loss.totals[0] == pytest.approx(expected["loss_at_w"], rel=1e-5)
+            assert_statistics(model, expected.get("running_statistics", {}))
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "base_order"),
+    [
+        ("trades_155", {}, True),
+        ("trades_155_unclipped", {"clip": 1000.0}, True),
+        ("trades_154", {"start": 1.0}, True),
+        # Theirs makes a clean pass of its own, before the others.
+        ("AT_155", {"base": "pgd_at"}, False),
+        ("AT_155_unclipped", {"base": "pgd_at", "clip": 1000.0}, False),
+        ("mart_155", {"base": "mart"}, False),
+        ("awp_consistent_155", {"base": "awp"}, False),
+    ],
+)
+def test_agr_step(
+    key: str,
+    options: dict[str, Any],
+    base_order: bool,
+    golden_network: Network,
+    golden_images: Images,
+    golden: Golden,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The edited gradients and one step along them; images that the clamp which they discard would not have met."""
+    recorded, model = golden("agr"), golden_network()
+    expected = recorded[key]
+    batch = replace(batch_of(golden_images), x=0.2 + 0.6 * golden_images["x"].roll(13))
+    fix_uniform_start(monkeypatch, golden_images)
+    settings: dict[str, Any] = {"start": 0.0} | options
+    method = AGR(AGRConfig(**settings), task("Linf:8/255"))
+    inner = method.inner(model, batch)
+    torch.testing.assert_close(inner["x_adv"], images_of(recorded["x_adv"]), atol=1e-5, rtol=0)
+
+    before = weights_of(model)
+    losses = method.step(model, batch, updater(model, 0.1, 5e-4))
+    assert losses.total.item() == pytest.approx(expected["loss"], rel=1e-5)
+    for name, length in expected["edited"]["norms"].items():
+        gradient = model.get_parameter(name).grad
+        assert gradient is not None
+        # Biases before BatchNorm have no gradient but rounding.
+        assert gradient.norm().item() == pytest.approx(length, rel=1e-5, abs=1e-4)
+        shown = expected["edited"]["entries"][name]
+        tolerance = max(1e-5 * max(map(abs, shown)), 1e-4 if length < 1e-4 else 0.0)
+        assert gradient.flatten()[:10].tolist() == pytest.approx(shown, abs=tolerance)
+    for name, distance in expected["moved"].items():
+        moved = model.get_parameter(name) - before[name]
+        assert moved.norm().item() == pytest.approx(distance, rel=1e-5, abs=1e-5)
+    for name, shown in expected["weights"].items():
+        assert model.get_parameter(name).flatten()[:10].tolist() == pytest.approx(shown, abs=1e-5 * max(1, *shown))
+    if base_order:
+        assert_statistics(model, expected["running_statistics"])
+
+
+def test_agr_around_awp_in_their_order_is_another_gradient(golden: Golden) -> None:
+    """Their clean loss is computed at theta and its gradient taken while the weights are theta + v.
+
+    Of adversarial-training.md, 2.9 (c): per tensor, the cosine of the two gradients differs by up to .09 from that of
+    the gradients at theta + v, to which ours are equal.
+    """
+    theirs, consistent = (golden("agr")[key]["cosines"] for key in ("awp_155", "awp_consistent_155"))
+    assert max(abs(theirs[name] - consistent[name]) for name in theirs) == pytest.approx(0.0876, abs=1e-4)
+
+
+def test_agr_clamps_at_every_step(
+    golden_network: Network, golden_images: Images, golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their loop discards its clamp, so that pixels may leave [0, 1] until the end."""
+    expected = golden("agr")["clamp"]
+    fix_uniform_start(monkeypatch, golden_images)
+    iterates: list[Tensor] = []
+    model = golden_network()
+    model.register_forward_pre_hook(lambda module, images: iterates.append(images[0].detach()))
+    batch = batch_of(golden_images)
+    x_adv = AGR(AGRConfig(), task("Linf:8/255")).inner(model, batch)["x_adv"]
+    assert all(x.min() >= 0 and x.max() <= 1 for x in iterates)
+    with torch.no_grad():
+        loss = nn.functional.cross_entropy(golden_network().eval()(x_adv), batch.y)
+    assert loss.item() == pytest.approx(expected["loss_clamped_every_step"], rel=1e-5)
+
+
+SMALL = BackboneConfig("wrn", 10, 1, normalize="none")
+
+
+def second_network(network: nn.Sequential) -> nn.Sequential:
+    """Make another fixed network of the fixed one, for a teacher or a policy."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.7 * parameter.flip(0))
+    return network
+
+
+@pytest.mark.parametrize("beta", [0.0, 6.0])
+def test_lbgat(
+    beta: float,
+    golden_network: Network,
+    golden_images: Images,
+    golden: Golden,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorded, model, batch = golden("lbgat"), golden_network(), batch_of(golden_images)
+    expected = recorded[f"beta_{beta:g}"]
+    monkeypatch.setattr(attacks, "normal_like", lambda x, generator: golden_images["noise"])
+    method = LBGAT(LBGATConfig(beta=beta, teacher=SMALL), task("Linf:0.031"))
+    method.teacher = second_network(golden_network())  # type: ignore[assignment]
+
+    inner = method.inner(model, batch)
+    torch.testing.assert_close(inner["x_adv"], images_of(golden("trades")["x_adv"]), atol=1e-5, rtol=0)
+    assert inner["x_adv"].sum().item() == pytest.approx(recorded["x_adv_sum"], rel=1e-6)
+    losses = method.loss(model, batch, inner)
+    assert losses.total.item() == pytest.approx(expected["loss"], rel=1e-5)
+    losses.total.backward()
+    assert_gradient(model, expected["student"])
+    assert_gradient(method.teacher, expected["teacher"])
+    assert_statistics(model, expected["student_statistics"])
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list[tuple[Any, Any]]:
+    """Return a list that will hold the arguments and the result of every call of a method."""
+    calls: list[tuple[Any, Any]] = []
+    original = getattr(owner, name)
+
+    def wrapper(*arguments: Any) -> Any:
+        calls.append((arguments, original(*arguments)))
+        return calls[-1][1]
+
+    monkeypatch.setattr(owner, name, wrapper)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("las_at", {}),
+        ("las_trades", {"base": "trades", "objective": "divergence", "start": "normal", "label_mass": 1.0}),
+    ],
+)
+def test_las_step(
+    name: str,
+    options: dict[str, Any],
+    golden_network: Network,
+    golden_images: Images,
+    golden: Golden,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A step of the policy and then one of the model, with the choices for both given."""
+    expected, model, batch = golden("las_at")[name], golden_network(), batch_of(golden_images)
+    settings = expected["settings"]
+    eighths = [tuple(k / 8 for k in settings[key]) for key in ("epsilon_types", "step_size_types")]
+    beta = tuple(map(float, settings.get("beta_types", ())))
+    choices = Choices(eighths[0], tuple(settings["attack_iters_types"]), eighths[1], beta)
+    limit, label_mass = (20.0, 1.0) if beta else (10.0, settings["factor"])
+    reward = Reward(settings["R2_param"], settings["R3_param"], limit, label_mass)
+    config = LASATConfig(choices=choices, strategy=SMALL, every=1, reward=reward, **options)
+    method = LASAT(config, task("Linf:8/255"))
+    sizes = [len(values) for values in choices.named.values()]
+    method.policy = Policy(second_network(golden_network()), sizes, PolicySGD(**settings["policy_optimizer"]))
+    fix_uniform_start(monkeypatch, golden_images)
+    monkeypatch.setattr(per_sample_attack, "normal_like", lambda x, generator: golden_images["noise"])
+    turns = iter([settings["policy_picks"], settings["picks"]])
+    monkeypatch.setattr(Policy, "_draw", lambda *_: [torch.tensor(picks) for picks in next(turns)])
+    crafted, learnt = watched(monkeypatch, LASAT, "_craft"), watched(monkeypatch, Policy, "learn")
+    stepped = watched(monkeypatch, Policy, "_step")
+
+    update = Updater(optimizer(model.parameters(), TrainConfig(lr=settings["lr"])), None)
+    losses = method.step(model, batch, update)
+    (_, for_policy), (_, for_model) = crafted
+    sums = for_policy["x_adv"].flatten(1).sum(1).tolist()
+    assert sums == pytest.approx(expected["x_adv_policy_image_sums"], abs=1e-4)
+    torch.testing.assert_close(for_model["x_adv"], images_of(expected["x_adv"]), atol=1e-5, rtol=0)
+    assert method.rewards.tolist() == pytest.approx(expected["rewards"], rel=1e-5)
+    assert learnt[0][1].item() == pytest.approx(expected["policy_loss"], rel=1e-5)
+    norm = nn.utils.get_total_norm(stepped[0][0][2])
+    assert norm.item() == pytest.approx(expected["policy_gradient_norm"], rel=1e-5)
+    assert losses.total.item() == pytest.approx(expected["loss"], rel=1e-5)
+    assert_gradient(model, expected)
+    assert_statistics(model, expected["statistics"])
+    for network, prefix in ((method.policy.network, "policy_"), (model, "")):
+        for layer, parameter in (("conv1", "0.weight"), ("linear", "7.weight")):
+            weights = network.get_parameter(parameter).flatten()[:10].tolist()
+            assert weights == pytest.approx(expected[f"{prefix}{layer}_after"], abs=1e-5)
 
 
 def rolled(batch: Batch, expected: dict[str, Any]) -> Batch:

@@ -63,18 +63,16 @@ def test_every_image_has_its_own_ball(threat: str) -> None:
 
 def test_choices_by_name() -> None:
     choices = Choices(eps=(0.5, 1.0), step_size=(0.25,), steps=(3, 5, 7))
-    values = choices.values([torch.tensor([1, 0]), torch.tensor([0, 0]), torch.tensor([2, 1])])
+    values = choices.values([torch.tensor([1, 0]), torch.tensor([2, 1]), torch.tensor([0, 0])])
     assert {name: value.tolist() for name, value in values.items()} == {
         "eps": [1.0, 0.5],
         "step_size": [0.25, 0.25],
         "steps": [7, 5],
     }
-    assert list(Choices(beta=(5.0,)).named) == ["eps", "step_size", "steps", "beta"]
+    assert list(Choices(beta=(5.0,)).named) == ["eps", "steps", "step_size", "beta"]
 
 
-@pytest.mark.parametrize(
-    ("field", "values"), [("eps", ()), ("steps", (3, 0)), ("step_size", (-1.0,)), ("beta", (0.0,))]
-)
-def test_impossible_choices_are_refused(field: str, values: tuple[float, ...]) -> None:
-    with pytest.raises(InputError, match=field):
-        Choices(**{field: values})  # type: ignore[arg-type]
+@pytest.mark.parametrize(("name", "values"), [("eps", ()), ("steps", (3, 0)), ("step_size", (-1.0,)), ("beta", (0.0,))])
+def test_impossible_choices_are_refused(name: str, values: tuple[float, ...]) -> None:
+    with pytest.raises(InputError, match=name):
+        Choices(**{name: values})  # type: ignore[arg-type]
