@@ -33,6 +33,7 @@ UsageError = cast(type[typer.BadParameter], typer.BadParameter.__bases__[0])
 
 KINDS = ("methods", "recipes", "datasets", "protocols", "metrics", "ablations", "paper", "scales")
 
+ChainStart = Literal["class_gaussian", "uniform", "pca"]
 Dataset = Annotated[str, typer.Option(help="digits, cifar10, cifar100, cifar10-jpeg, imagefolder:PATH or npz:FILE.")]
 Methods = Annotated[str, typer.Option(help="Recipes, comma-separated (see: list recipes).")]
 Seeds = Annotated[str, typer.Option(help="Seeds, comma-separated.")]
@@ -414,6 +415,39 @@ def court(
     found, folder = experiments.court_power(dataset, threat, leaderboards, device)
     typer.echo(found.summary())
     typer.echo(f"tables: {folder}")
+
+
+@app.command()
+def generate(
+    checkpoint: Annotated[Path, typer.Option(help="Weights file or run folder whose density is sampled.")],
+    output: Annotated[Path, typer.Option(help="The .npz file to write; a picture and a record lie beside it.")],
+    dataset: Dataset = "digits",
+    count: Annotated[int, typer.Option(help="Images to keep.")] = 1000,
+    steps: Annotated[int, typer.Option(help="Of each chain.")] = 40,
+    start: Annotated[ChainStart, typer.Option(help="Where chains begin.")] = "class_gaussian",
+    keep: Annotated[float, typer.Option(help="Share of the generated images to keep: the scorer's surest.")] = 1.0,
+    scorer: Annotated[Path | None, typer.Option(help="Checkpoint that scores them, say a standard one.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the chains.")] = 0,
+    device: Device = "auto",
+) -> None:
+    """Generate images of a checkpoint's density, for trainings on generated data (data.generated.file)."""
+    from benchmark import experiments
+
+    record = experiments.generate(
+        checkpoint,
+        output,
+        dataset,
+        count=count,
+        steps=steps,
+        start=start,
+        keep=keep,
+        scorer=scorer,
+        seed=seed,
+        device=device,
+    )
+    typer.echo(f"{record['images']:,} images: {output}")
+    if record["agreement"] is not None:
+        typer.echo(f"{record['agreement']:.1f} % of them are of the wanted class by {record['judge']}")
 
 
 @exports.command("robustbench")

@@ -1,14 +1,16 @@
 """Recipes and data-set overlays as files: finding them, and laying them over each other.
 
-A run's settings come in this order, later ones winning: the recipe (configs/<recipe>.yaml), the data set's overlay
-(configs/datasets/<name>.yaml: its general part, then its parts for the method and for the recipe), ``--config`` and
-``--set``.
+A run's settings come in this order, later ones winning: the recipe (configs/<recipe>.yaml), the preset of a recipe
+<recipe>_<preset> (configs/presets/<preset>.yaml: its general part, then its part for that recipe), the data set's
+overlay (configs/datasets/<name>.yaml: its general part, then its parts for the method, for the recipe, and for the
+recipe under that preset), ``--config`` and ``--set``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,40 @@ OPTIONS = {"recipe": "--methods", "dataset": "--dataset", "seed": "--seeds"}
 
 
 def recipes() -> dict[str, Path]:
-    """Return the recipe files by name."""
-    return {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
+    """Return the files that recipes come from by name; <recipe>_<preset> comes from the preset's."""
+    own = {path.stem: path for path in CONFIGS.glob("*.yaml")}
+    made = {f"{recipe}_{preset}": path for preset, path in presets().items() for recipe in _listed(path)}
+    return dict(sorted((own | made).items()))
+
+
+def presets() -> dict[str, Path]:
+    """Return the preset files by name: settings that several recipes are compared under."""
+    return {path.stem: path for path in sorted((CONFIGS / "presets").glob("*.yaml"))}
+
+
+def under(recipe: str, preset: str | None) -> str:
+    """Return the name of a recipe under a preset; its own where there is no preset, or this recipe is not in it."""
+    name = f"{recipe}_{preset}"
+    return name if preset is not None and name in recipes() else recipe
+
+
+def plain(recipe: str) -> str:
+    """Return a recipe's name without the preset that it is under."""
+    return _split(recipe)[0] if recipe in recipes() else recipe
+
+
+@cache
+def _listed(path: Path) -> tuple[str, ...]:
+    """Return the recipes that a preset is for."""
+    return tuple(read_yaml(path).get("recipes", {}))
+
+
+def _split(recipe: str) -> tuple[str, str | None]:
+    """Return a recipe's own name, and the preset it is under."""
+    path = recipes()[recipe]
+    if path.parent == CONFIGS:
+        return recipe, None
+    return recipe.removesuffix(f"_{path.stem}"), path.stem
 
 
 def find_recipe(name: str) -> str:
@@ -126,11 +160,17 @@ def settings(
     Raises:
         InputError: a file is malformed.
     """
-    merged = _recipe(recipe)
+    own, preset = _split(recipe)
+    merged = _recipe(own)
+    if preset is not None:
+        shared = read_yaml(presets()[preset])
+        by_recipe = shared.pop("recipes")
+        merged = merge(merge(merged, shared), by_recipe[own] or {})
     over = overlay(dataset)
     by_method, by_recipe = over.pop("methods", {}), over.pop("recipes", {})
     merged = merge(merge(merged, over), by_method.get(merged["method"], {}))
-    merged = merge(merged, by_recipe.get(recipe, {}))
+    for name in dict.fromkeys((own, recipe)):
+        merged = merge(merged, by_recipe.get(name, {}))
     merged = merge(merged, changes)
     if threat is not None:
         merged.setdefault("threat", threat)

@@ -17,6 +17,7 @@ from benchmark import ablation as ablations
 from benchmark import bundle, leaderboard, pictures
 from benchmark import config as files
 from benchmark import gap as gaps
+from benchmark import generate as images
 from benchmark import metrics as registry
 from benchmark import protocol as protocols
 from benchmark import robustbench_io as zoo
@@ -73,7 +74,7 @@ class Plan:
     """Laid over ``config`` and ``overrides``: what a row of an ablation sets."""
     device: str = "auto"
     runs: Path = Path("runs")
-    _loaded: dict[tuple[int | None, int | None], Dataset] = field(default_factory=dict)
+    _loaded: dict[tuple[int | None, int | None, str | None], Dataset] = field(default_factory=dict)
 
     @cached_property
     def evaluation_protocol(self) -> Protocol:
@@ -104,14 +105,14 @@ class Plan:
 
     def data(self, run: Experiment) -> Dataset:
         """Return the data set as an experiment splits it, loaded once."""
-        key = run.data.validation, run.data.size
+        key = run.data.validation, run.data.size, run.data.generated.file
         if key not in self._loaded:
             self._loaded[key] = self.source(run).data()
         return self._loaded[key]
 
     def source(self, run: Experiment) -> Source:
         """Return where an experiment's data come from."""
-        return Source(run.dataset, run.data.validation, run.data.size, self.device)
+        return Source(run.dataset, run.data.validation, run.data.size, self.device, generated=run.data.generated.path)
 
     def check(self) -> None:
         """Resolve everything now, so that bad input stops the command before any work."""
@@ -137,6 +138,8 @@ class Source:
     threat: str = DEFAULT_THREAT
     """Whose norm is part of a model's place in the zoo."""
     model_dir: Path = zoo.MODEL_DIR
+    generated: Path | None = None
+    """Images that the training mixed with the real ones."""
 
     def check(self) -> None:
         """Refuse a zoo model that cannot be loaded before its data are, which may be a long download."""
@@ -146,7 +149,7 @@ class Source:
 
     def data(self) -> Dataset:
         """Load the data set."""
-        return load(self.dataset, root=DATA, validation=self.validation, size=self.size)
+        return load(self.dataset, root=DATA, validation=self.validation, size=self.size, generated=self.generated)
 
     def subject(self, dataset: Dataset) -> Subject:
         """Load the model."""
@@ -573,6 +576,40 @@ def diagnose(
     else:
         model = make_model(str(factory), weights, data, place)
     return examine(model, data, input_range=input_range, eps=eps, device=place, name=factory or robustbench)
+
+
+def generate(
+    checkpoint: Path,
+    output: Path,
+    dataset: str,
+    *,
+    count: int,
+    steps: int,
+    start: Literal["class_gaussian", "uniform", "pca"],
+    keep: float = 1.0,
+    scorer: Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Generate images by a checkpoint, for trainings on generated data, and write them; return what is known of them.
+
+    Raises:
+        InputError: anything named does not fit.
+    """
+    chains = images.Chains(count, steps, start, keep, seed)
+    if output.suffix != ".npz":
+        raise InputError(f"--output is a file that ends with .npz, not {output}.")
+    place = select_device(device)
+    subject, surest = (None if path is None else from_checkpoint(path, place) for path in (checkpoint, scorer))
+    assert subject is not None
+    data = load(dataset, root=DATA)
+    for given in (subject, surest):
+        if given is not None and (given.num_classes, given.image_shape) != (data.num_classes, data.image_shape):
+            raise InputError(f"{given.name} was not trained on images and classes like those of {data.name}.")
+    made = images.generate(subject, data, chains, surest)
+    record = images.passport(subject, chains, surest, data, made, provenance(place))
+    images.save(output, made, data, record)
+    return record
 
 
 def court_power(dataset: str, threat: str | None, leaderboards: Path, device: str = "auto") -> tuple[Study, Path]:

@@ -123,6 +123,8 @@ class Target(Strict):
     """Under which it is measured; None: the scale's."""
     apart: bool = False
     """Whether its entries are no leaderboard's: attacks at other radii, or with other iterations."""
+    preset: str | None = None
+    """Under which its recipes are compared at scales that are not the paper's."""
     columns: Annotated[list[Column], Field(min_length=1)]
     rows: Annotated[list[Row], Field(min_length=1)]
     notes: list[str] = Field(default=[])
@@ -158,6 +160,8 @@ class Scale(Strict):
     """Only the first test images."""
     metrics: list[str] | None = None
     """What is measured, of the protocol's metrics; None: all."""
+    presets: bool = False
+    """Whether a target that names a preset takes it, so that its rows share one budget and one backbone."""
     surrogate: str = "pgd_at"
     """The recipe on whose checkpoints transfer attacks are made."""
     differences: bool
@@ -204,6 +208,8 @@ def _check(target: Target, where: str) -> None:
             raise InputError(f'{where}: no metric fills the column "{column.name}".{nearest(column.name, names)}')
         if column.metric is not None and column.value is None:
             raise InputError(f'{where}: the column "{column.name}" names a metric and no value of it.')
+    if target.preset is not None and target.preset not in files.presets():
+        raise InputError(f'{where}: there is no preset "{target.preset}".{nearest(target.preset, files.presets())}')
     recipes = files.recipes()
     for row in target.rows:
         if not row.missing and row.recipe not in recipes:

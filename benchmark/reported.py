@@ -124,11 +124,12 @@ def numbers() -> tuple[Number, ...]:
 def beside(recipe: str, dataset: str) -> dict[str, list[Number]]:
     """Return what is quoted of a recipe beside a data set, by metric: the number that tables print, then further ones.
 
-    Beside the JPEG edition of CIFAR-10 stand the numbers of CIFAR-10.
+    Beside the JPEG edition of CIFAR-10 stand the numbers of CIFAR-10, and beside a recipe under a preset those of the
+    recipe.
     """
     found: dict[str, list[Number]] = {}
     for number in numbers():
-        if (number.recipe, number.dataset) == (recipe, _BESIDE.get(dataset, dataset)):
+        if (number.recipe, number.dataset) == (config.plain(recipe), _BESIDE.get(dataset, dataset)):
             found.setdefault(number.metric, []).append(number)
     return found
 
@@ -148,7 +149,9 @@ def differences(number: Number, entry: Entry) -> tuple[str, ...]:
         "data": number.dataset != entry.dataset,
         "architecture": number.architecture.lower() != entry.subject.architecture.removeprefix("jem-"),
         "budget": bool(entry.training.get("budget")),
-        "settings": bool(entry.overrides) or entry.subject.kind == "external",
+        "settings": bool(entry.overrides)
+        or entry.subject.kind == "external"
+        or config.plain(entry.recipe) != entry.recipe,
         "variant": bool(number.row) and (entry.ablation is None or entry.ablation.row != number.row),
         "part": entry.partial,
     } | _evaluation(number, entry)

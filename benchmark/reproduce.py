@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from benchmark import ablation as ablations
+from benchmark import config as files
 from benchmark import leaderboard, side_by_side
 from benchmark import protocol as protocols
 from benchmark.experiments import Evaluation, Plan, finished, record
@@ -204,7 +205,8 @@ class Reproduction:
     def _need(self, target: Target, row: Row, place: str, column: Column) -> Need:
         cell = None if row.ablation is None else Cell(name=row.ablation, row=row.row)
         radius = row.radius * column.reading
-        return Need(row.recipe, place, cell, target.protocol, target.apart, radius, row.iterations)
+        recipe = files.under(row.recipe, target.preset if self.scale.presets and cell is None else None)
+        return Need(recipe, place, cell, target.protocol, target.apart, radius, row.iterations)
 
     def _needs(self) -> dict[Need, set[str]]:
         """Return what all targets need at this scale, and the metrics of each."""

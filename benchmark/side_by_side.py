@@ -140,7 +140,7 @@ def _csv(target: Target, rows: Sequence[Shown]) -> str:
         first = shown.entries[0] if shown.entries else None
         record: dict[str, str | float | int | None] = {
             "row": shown.row.label,
-            "recipe": shown.row.recipe,
+            "recipe": first.recipe if first else shown.row.recipe,
             "paper_dataset": shown.paper_dataset,
             "dataset": shown.dataset if first else None,
             "status": shown.status or "reproduced",

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from benchmark import robustbench_io, timm_model
 from benchmark.probes import probe, reason, training_mode
 from benchmark.weights import fill
+from methods.backbones.resnet import PAPER_WIDEN, Shape
 from methods.data import Dataset
 from methods.errors import InputError, nearest
 from methods.primitives.threat import ThreatModel
@@ -58,12 +59,15 @@ class Subject:
 
     @property
     def architecture(self) -> str:
-        """The network's name, such as ``wrn-28-10``; an external model's class."""
+        """The network's name, such as ``wrn-28-10`` or, 64 channels wide, ``resnet-18``; an external model's class."""
         backbone = self.metadata.get("backbone")
         if backbone is None:
             return type(self.model).__name__
         name = backbone["architecture"]
-        return name if name.startswith("timm:") else f"{name}-{backbone['depth']}-{backbone['widen']}"
+        if name.startswith("timm:"):
+            return name
+        usual = name in get_args(Shape) and backbone["widen"] == PAPER_WIDEN
+        return f"{name}-{backbone['depth']}" + ("" if usual else f"-{backbone['widen']}")
 
     def logits(self, x: Tensor, batch_size: int | None = None) -> Tensor:
         """Return the logits [B,K] in float32, ``batch_size`` images at a time.

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import get_args
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from benchmark.results import Entry, unpack
 from benchmark.schema import checked
 from benchmark.single_attacks import STREAM
 from methods import errors
-from methods.backbones import classifier, wide_resnet
+from methods.backbones import classifier, resnet, wide_resnet
 from methods.backbones.classifier import TIMM_PREFIX, BackboneConfig, Classifier
 from methods.data.catalogue import slug
 from methods.errors import InputError
@@ -31,6 +32,14 @@ _NO_AUTHORS, _NO_LINK = "N/A", "https://robustbench.github.io/"
 GDRIVE_ID = "TO BE FILLED IN"
 """Until the weights are there: RobustBench refuses None."""
 _REPOSITORY = "https://github.com/RobustBench/robustbench"
+_FAMILIES = {
+    "wrn": "WideResNet",
+    "jem-wrn": "JEM WideResNet",
+    "swish-wrn": "WideResNet-SiLU",
+    "resnet": "ResNet",
+    "preact-resnet": "PreActResNet",
+    "resnet-highres": "ResNet-highres",
+}
 _ARCHITECTURES = f"{_REPOSITORY}/tree/master/robustbench/model_zoo/architectures"
 _TITLES = dict(zip(STANDARD, ("APGD-CE", "APGD-T", "FAB-T", "Square"), strict=True))
 
@@ -165,11 +174,11 @@ def record(claim: Claim) -> Rehearsal:
 
 
 def architecture_name(claim: Claim) -> str:
-    """Return the network's name as RobustBench shows it, such as ``WideResNet-28-10``."""
+    """Return the network's name as RobustBench shows it, such as ``WideResNet-28-10`` or ``PreActResNet-18``."""
     name = claim.entry.subject.architecture
-    return re.sub("^(jem-)?wrn-", lambda found: f"{'JEM ' if found[1] else ''}WideResNet-", name).removeprefix(
-        TIMM_PREFIX
-    )
+    for own, shown in _FAMILIES.items():
+        name = re.sub(f"^{own}-(?=[0-9])", f"{shown}-", name)
+    return name.removeprefix(TIMM_PREFIX)
 
 
 def architecture(claim: Claim, model: Classifier, config: BackboneConfig) -> str:
@@ -185,6 +194,12 @@ def architecture(claim: Claim, model: Classifier, config: BackboneConfig) -> str
         sources += [_Source(errors, ("nearest",)), _Source(timm_adapter)]
         name = config.architecture.removeprefix(TIMM_PREFIX)
         network = f'timm_network("{name}", {model.num_classes}, {model.image_shape}, {config.norm_momentum})'
+    elif config.architecture in get_args(resnet.Shape):
+        sources.append(_Source(resnet))
+        network = (
+            f'ResNet("{config.architecture}", {config.widen}, {model.image_shape[0]}, {model.num_classes}, '
+            f"{config.norm_momentum})"
+        )
     else:
         network = (
             f'WideResNet("{config.architecture}", {config.depth}, {config.widen}, {model.image_shape[0]}, '

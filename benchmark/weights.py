@@ -6,6 +6,7 @@ import argparse
 import codecs
 import pickle
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ HARMLESS: list[Any] = [
     codecs.encode,
 ]
 """What training scripts save beside the weights, their arguments and numbers of NumPy; making it runs nothing."""
+_DEAD = "sub_block1."
+"""Weights that TRADES's wide residual network, and those made of it, hold and never use."""
 _SHOWN = 4
 """Entries of a file that a sentence names."""
 
@@ -87,13 +90,18 @@ def state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def fill(model: nn.Module, path: Path) -> None:
-    """Load a weights file into a model, every key of both.
+    """Load a weights file into a model, every key of both; only the dead weights of TRADES's network are left out.
 
     Raises:
         InputError: what :func:`state_dict` refuses, or keys or shapes that do not fit.
     """
+    state, own = state_dict(path), model.state_dict()
+    dead = [name for name in state if name.startswith(_DEAD) and name not in own]
+    if dead:
+        note = f"{len(dead)} weights {_DEAD}* of {path} are left out: TRADES's network holds them and never uses them."
+        print(note, file=sys.stderr)
     try:
-        unfit = model.load_state_dict(state_dict(path), strict=False)
+        unfit = model.load_state_dict({name: state[name] for name in state if name not in dead}, strict=False)
     except RuntimeError as error:
         raise InputError(f"The weights in {path} do not fit the model: {reason(error)}.") from error
     if unfit.missing_keys or unfit.unexpected_keys:

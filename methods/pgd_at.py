@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from methods.primitives.attacks import PGD
-from methods.primitives.ce_attack import AttackMode, ce_attack
+from methods.primitives.ce_attack import ce_attack
 from methods.primitives.losses import accuracy, cross_entropy
+from methods.primitives.modes import AttackMode
 from methods.training.method import Batch, Card, Inner, Losses, Method
 
 
@@ -44,5 +45,5 @@ class PGDAT(Method):
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
         logits = model(inner["x_adv"])
-        adversarial = cross_entropy(logits, batch.y).mean()
+        adversarial = cross_entropy(logits, batch.labels).mean()
         return Losses(adversarial, {"adversarial": adversarial, "accuracy_adv": accuracy(logits, batch.y)})

@@ -120,8 +120,8 @@ def conditions(data: Shards) -> dict[str, Any]:
         "judge": judges.identity(dataset.name),
         "buffer": None if buffer is None else hashlib.sha256(buffer.read_bytes()).hexdigest(),
         "energy": _energy_name(subject, config),
-        "mode": _mode(subject, config),
-        "sampler": asdict(_sampler(subject, config)),
+        "mode": mode_of(subject, config),
+        "sampler": asdict(sampler_of(subject, config)),
     }
 
 
@@ -215,10 +215,10 @@ def _generator(data: Shards) -> tuple[_Generator, list[str]]:
 
 def _chains(data: Shards) -> dict[str, Value]:
     subject, config = data.subject, data.protocol.config(NAME)
-    sampler = _sampler(subject, config)
+    sampler = sampler_of(subject, config)
     return {
         "energy": _energy_name(subject, config),
-        "mode": _mode(subject, config),
+        "mode": mode_of(subject, config),
         **{name: getattr(sampler, name) for name in ("steps", "step_size", "clip", "noise")},
     }
 
@@ -239,13 +239,13 @@ class _Generator:
 
     def __call__(self, shard: Shard) -> Arrays:
         subject, config = self.data.subject, self.config
-        training = _mode(subject, config) == "train"
-        sampler = _sampler(subject, config)
+        training = mode_of(subject, config) == "train"
+        sampler = sampler_of(subject, config)
         y, found = shard.y, {"wanted": shard.y}
         kept = None if self.buffer is None else self._slots(shard, self.buffer)
         with frozen(subject.model, training=training, track_statistics=False):
             # Images that share batch statistics cannot be split without changing their energies.
-            energy = _energy(subject, config, len(y) if training else self.data.batch_size)
+            energy = energy_of(subject, config, len(y) if training else self.data.batch_size)
             found["energy_real"] = _valued(energy, shard.x, y)
             if not bool(found["energy_real"].isfinite().all()):
                 raise FloatingPointError("the model's energies are not finite (NaN or infinite)")
@@ -292,11 +292,13 @@ def _energy_name(subject: Subject, config: Config) -> str:
     return "scalar" if own == "scalar" else config.energy
 
 
-def _mode(subject: Subject, config: Config) -> str:
+def mode_of(subject: Subject, config: Config) -> str:
+    """Return the network's mode while its chains run: train or eval."""
     return subject.metadata.get("generation", {}).get("mode", "eval") if config.mode == "own" else config.mode
 
 
-def _sampler(subject: Subject, config: Config) -> SGLD:
+def sampler_of(subject: Subject, config: Config) -> SGLD:
+    """Return the chains of a subject: its own step, clip, noise and clamp, in the number of steps that is asked for."""
     own = subject.metadata.get("generation", {}).get("sampler") if config.sampler == "own" else None
     if own is None:
         return SGLD(config.steps, config.step_size, config.clip, config.noise)
@@ -305,7 +307,7 @@ def _sampler(subject: Subject, config: Config) -> SGLD:
     return SGLD(config.steps, length, own["clip"], own["noise"], own["clamp"])
 
 
-def _energy(subject: Subject, config: Config, batch_size: int) -> Energy:
+def energy_of(subject: Subject, config: Config, batch_size: int) -> Energy:
     """Return (images, labels) -> energies [B] of the subject's kind, in passes of at most ``batch_size`` images."""
     model, name = subject.model, _energy_name(subject, config)
 

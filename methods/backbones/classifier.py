@@ -7,7 +7,8 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from methods.backbones.wide_resnet import Dialect, Norm, WideResNet
+from methods.backbones.resnet import DEPTH, ResNet, Shape
+from methods.backbones.wide_resnet import Dialect, Norm, ResidualNetwork, WideResNet
 from methods.errors import InputError, nearest
 
 Normalize = Literal["dataset", "half", "none"]
@@ -24,9 +25,9 @@ class BackboneConfig:
         InputError: an unknown architecture, norm or normalisation, or an impossible depth, width or momentum.
     """
 
-    architecture: str = "wrn"  # "wrn" (PGD-AT, TRADES), "jem-wrn" (JEM family) or "timm:<name>"
-    depth: int = 28  # 6n+4; wide residual networks only
-    widen: int = 10  # width factor; wide residual networks only
+    architecture: str = "wrn"  # a Dialect of wide residual networks, a Shape of ResNet-18, or "timm:<name>"
+    depth: int = 28  # 6n+4; ResNets: 18; not for timm
+    widen: int = 10  # width factor; the papers' ResNet-18 has 4 (64 channels); not for timm
     norm: Norm = "batch"  # "none": as JEM; gives a plain network biases and PyTorch's default weights
     norm_momentum: float = 0.1  # weight of the new batch in the running statistics; the JEM family uses 0.9
     normalize: Normalize = "dataset"  # "half": (x-0.5)/0.5, the JEM family's [-1,1]; "none": TRADES
@@ -44,14 +45,20 @@ class BackboneConfig:
             if self.norm == "none" or self.energy_head:
                 raise InputError("A timm backbone has a norm of its own and no energy head: set neither.")
             return
-        architectures = get_args(Dialect)
+        architectures = get_args(Dialect) + get_args(Shape)
         if self.architecture not in architectures:
             known, hint = ", ".join(architectures), nearest(self.architecture, architectures)
             raise InputError(f'No backbone "{self.architecture}" (known: {known}, timm:<name>).{hint}')
-        if self.depth < 10 or (self.depth - 4) % 6 != 0:
-            raise InputError(f"backbone.depth is 6n+4 (10, 16, 22, 28, 34, ...), not {self.depth}.")
         if self.widen < 1:
             raise InputError(f"backbone.widen is at least 1, not {self.widen}.")
+        if self.architecture in get_args(Shape):
+            if self.norm == "none" or self.energy_head:
+                raise InputError(f'The backbone "{self.architecture}" has batch normalisation and no energy head.')
+            if self.depth != DEPTH:
+                raise InputError(f'backbone.depth of "{self.architecture}" is {DEPTH}, not {self.depth}.')
+            return
+        if self.depth < 10 or (self.depth - 4) % 6 != 0:
+            raise InputError(f"backbone.depth is 6n+4 (10, 16, 22, 28, 34, ...), not {self.depth}.")
 
 
 class Classifier(nn.Module):
@@ -109,6 +116,36 @@ class Classifier(nn.Module):
         """Map the output of :meth:`first` to logits [B,K], float32."""
         return self._cast(self._wide_resnet().rest, hidden)
 
+    def maps(self, x: Tensor) -> Tensor:
+        """Return the last stage's feature maps [B,D,h,w], float32, of images in [0,1] (Grad-CAM weighs them).
+
+        InputError where the backbone is no residual network of this project; see also :meth:`from_maps`.
+        """
+        return self._run(self._residual_network().maps, x)
+
+    def from_maps(self, maps: Tensor) -> Tensor:
+        """Map the output of :meth:`maps` to logits [B,K], float32."""
+        network = self._residual_network()
+        return self._cast(lambda values: network.head(network.pooled(values)), maps)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the pooled features in front of the head, [B, num_features], float32, of images in [0,1].
+
+        InputError where the backbone is no residual network of this project.
+        """
+        network = self._residual_network()
+        return self._run(lambda values: network.pooled(network.maps(values)), x)
+
+    @property
+    def num_features(self) -> int:
+        """D of :meth:`features`."""
+        return self._residual_network().head.in_features
+
+    def _residual_network(self) -> ResidualNetwork:
+        if not isinstance(self.network, ResidualNetwork):
+            raise InputError("Only the residual networks of this project give their features: no timm backbone does.")
+        return self.network
+
     def _wide_resnet(self) -> WideResNet:
         if not isinstance(self.network, WideResNet):
             raise InputError("Only wide residual networks have an energy head and a first layer of their own.")
@@ -159,6 +196,9 @@ def build(
 
         name = config.architecture.removeprefix(TIMM_PREFIX)
         network = timm_network(name, num_classes, image_shape, config.norm_momentum)
+    elif config.architecture in get_args(Shape):
+        shape = cast(Shape, config.architecture)
+        network = ResNet(shape, config.widen, channels, num_classes, config.norm_momentum)
     else:
         network = WideResNet(
             cast(Dialect, config.architecture),

@@ -1,13 +1,18 @@
-"""Pre-activation wide residual networks (Zagoruyko and Komodakis 2016, arXiv 1605.07146), in two dialects.
+"""Pre-activation wide residual networks (Zagoruyko and Komodakis 2016, arXiv 1605.07146), in three dialects.
 
 - ``"wrn"``: the network of PGD-AT, TRADES and AWP. ReLU, convolutions without bias, stride in the *first*
   convolution of a block; where the shape changes, branch and shortcut share normalisation and activation.
 - ``"jem-wrn"``: the network of the JEM family (github.com/wgrathwohl/JEM, github.com/sndnyang/JEMPP).
   LeakyReLU 0.2, convolutions with bias, stride in the *second* one, shortcut taken from the raw block input.
+- ``"swish-wrn"``: the network of Gowal et al. 2020 and of what was trained on generated images
+  (google-deepmind/deepmind-research, imrahulr/adversarial_robustness_pytorch at 6df6a8f). ``"wrn"`` with SiLU and with
+  TensorFlow's "SAME" padding, by which a 3x3 convolution of stride 2 pads even sides right and bottom only. Its
+  recipes set norm_momentum to 0.01.
 
-Both pool globally, which at 32x32 is the 8x8 average pool of the papers and lets other sizes through.
+All pool globally, which at 32x32 is the 8x8 average pool of the papers and lets other sizes through.
 """
 
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
@@ -16,7 +21,7 @@ from torch.nn import functional as F
 from methods.errors import InputError
 
 Norm = Literal["batch", "none"]
-Dialect = Literal["wrn", "jem-wrn"]
+Dialect = Literal["wrn", "jem-wrn", "swish-wrn"]
 
 LEAKY_SLOPE = 0.2
 
@@ -29,20 +34,29 @@ class PlainBlock(nn.Module):
     """Residual block of the plain network; [B,in,H,W] -> [B,out,H/stride,W/stride].
 
     Without normalisation the convolutions get a bias, which its affine part would have supplied.
+
+    Args:
+        swish: SiLU in place of ReLU, and padding as TensorFlow's "SAME".
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, norm: Norm, momentum: float) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, norm: Norm, momentum: float, swish: bool = False
+    ) -> None:
         super().__init__()
         bias = norm == "none"
         self.norm1 = _normalisation(norm, inputs, momentum)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=bias)
+        self.same = swish and stride == 2
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=0 if self.same else 1, bias=bias)
         self.norm2 = _normalisation(norm, outputs, momentum)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias)
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=bias) if inputs != outputs else None
+        self.activation = F.silu if swish else F.relu
 
     def forward(self, x: Tensor) -> Tensor:
-        activated = F.relu(self.norm1(x))
-        residual = self.conv2(F.relu(self.norm2(self.conv1(activated))))
+        activated = self.activation(self.norm1(x))
+        # An odd side needs a pixel on either end.
+        padded = F.pad(activated, (x.shape[3] % 2, 1, x.shape[2] % 2, 1)) if self.same else activated
+        residual = self.conv2(self.activation(self.norm2(self.conv1(padded))))
         return residual + (x if self.shortcut is None else self.shortcut(activated))
 
 
@@ -63,16 +77,39 @@ class JEMBlock(nn.Module):
         return residual + (x if self.shortcut is None else self.shortcut(x))
 
 
-class WideResNet(nn.Module):
+class ResidualNetwork(nn.Module):
+    """What residual networks have in common; normalised images [B,C,H,W] -> logits [B,K].
+
+    A subclass sets the attributes and says in ``maps`` how an image gets through its stages.
+    """
+
+    stages: nn.Sequential
+    norm: nn.Module
+    activation: nn.Module
+    head: nn.Linear
+
+    def maps(self, x: Tensor) -> Tensor:
+        """Return the last stage's feature maps [B,D,h,w]."""
+        raise NotImplementedError
+
+    def pooled(self, maps: Tensor) -> Tensor:
+        """Map the last stage's feature maps to the features [B,D] in front of the head."""
+        return self.activation(self.norm(maps)).mean(dim=(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.pooled(self.maps(x)))
+
+
+class WideResNet(ResidualNetwork):
     """WRN-``depth``-``widen``; normalised images [B,C,H,W] -> logits [B,K].
 
-    Initialisation: the plain network with normalisation draws Kaiming-normal (fan_out) convolutions and
-    gives the head a zero bias, as TRADES does. Everything else keeps PyTorch's defaults: the JEM family never
-    calls its own initialiser, and the plain network without normalisation follows it, since Kaiming-normal
+    Initialisation: the plain and the swish network with normalisation draw Kaiming-normal (fan_out) convolutions and
+    give the head a zero bias, as TRADES and the code of the swish network do. Everything else keeps PyTorch's defaults:
+    the JEM family never calls its own initialiser, and the others without normalisation follow it, since Kaiming-normal
     branches would double the variance with every block when nothing rescales them.
 
     Args:
-        dialect: ``"wrn"`` or ``"jem-wrn"``, see the module.
+        dialect: ``"wrn"``, ``"jem-wrn"`` or ``"swish-wrn"``, see the module.
         depth: 6n+4, with n residual blocks in each of the three stages.
         widen: width factor; the stages have 16, 32 and 64 times as many channels.
         momentum: of batch normalisation, in PyTorch's convention (the weight of the new batch).
@@ -91,7 +128,7 @@ class WideResNet(nn.Module):
         energy_head: bool = False,
     ) -> None:
         super().__init__()
-        block = PlainBlock if dialect == "wrn" else JEMBlock
+        block = JEMBlock if dialect == "jem-wrn" else partial(PlainBlock, swish=dialect == "swish-wrn")
         channels = 16
         bias = dialect == "jem-wrn" or norm == "none"
         self.conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=bias)
@@ -104,25 +141,26 @@ class WideResNet(nn.Module):
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
         self.norm = _normalisation(norm, channels, momentum)
-        self.activation = nn.ReLU() if dialect == "wrn" else nn.LeakyReLU(LEAKY_SLOPE)
+        activations = {"wrn": nn.ReLU(), "jem-wrn": nn.LeakyReLU(LEAKY_SLOPE), "swish-wrn": nn.SiLU()}
+        self.activation = activations[dialect]
         self.head = nn.Linear(channels, num_classes)
         self.energy_head = nn.Linear(channels, 1) if energy_head else None
-        if dialect == "wrn" and norm == "batch":
+        if dialect != "jem-wrn" and norm == "batch":
             for module in self.modules():
                 if isinstance(module, nn.Conv2d):
                     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(self.head.bias)
 
+    def maps(self, x: Tensor) -> Tensor:
+        return self.stages(self.conv(x))
+
     def features(self, hidden: Tensor) -> Tensor:
         """Map the first convolution's output to the pooled features [B, 64*widen] in front of the heads."""
-        return self.activation(self.norm(self.stages(hidden))).mean(dim=(2, 3))
+        return self.pooled(self.stages(hidden))
 
     def rest(self, hidden: Tensor) -> Tensor:
         """Map the first convolution's output to the logits."""
         return self.head(self.features(hidden))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.rest(self.conv(x))
 
     def scalar(self, x: Tensor) -> Tensor:
         """Return the scalar head's output h(x), [B]; InputError where the network was built without one."""

@@ -26,7 +26,14 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def load(name: str, *, root: Path = Path("data"), validation: int | None = None, size: int | None = None) -> "Dataset":
+def load(
+    name: str,
+    *,
+    root: Path = Path("data"),
+    validation: int | None = None,
+    size: int | None = None,
+    generated: Path | None = None,
+) -> "Dataset":
     """Load a data set and carve a validation split out of its training images.
 
     The split is stratified and depends on the data alone, never on a seed (``splits.hold_out``).
@@ -37,6 +44,7 @@ def load(name: str, *, root: Path = Path("data"), validation: int | None = None,
         validation: number of validation images, less than the training images; by default 100 for digits, and
             elsewhere 1000, or a tenth of the training images where that is fewer.
         size: side in pixels to which the images of an image folder are resized; no other data set is.
+        generated: .npz file of generated images to train on beside the real ones (``arrays.read_generated``).
 
     Raises:
         InputError: an unknown name, missing or malformed data, or an impossible ``validation`` or ``size``.
@@ -58,7 +66,13 @@ def load(name: str, *, root: Path = Path("data"), validation: int | None = None,
     kept, held_out = hold_out(pool.train.labels, validation)
     train, held = pool.train.select(kept), pool.train.select(held_out)
     mean, std = channel_statistics(train.images)
-    return Dataset(kind + colon + location, pool.classes, train, held, pool.test, mean, std)
+    more = None
+    if generated is not None:
+        from methods.data.arrays import read_generated
+
+        channels, height, width = train.images.shape[1:]
+        more = read_generated(generated, len(pool.classes), (channels, height, width))
+    return Dataset(kind + colon + location, pool.classes, train, held, pool.test, mean, std, more)
 
 
 def _read(kind: str, location: str | None, name: str, root: Path, size: int | None) -> "Pool":

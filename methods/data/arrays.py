@@ -50,6 +50,39 @@ def read(path: Path) -> Pool:
     return Pool(tuple(names.tolist()), train, test)
 
 
+def read_generated(path: Path, num_classes: int, image_shape: tuple[int, int, int]) -> ImageSet:
+    """Read generated images: ``image`` (uint8 [N,H,W,C] or [N,C,H,W]) and ``label`` (integers [N] in 0..K-1).
+
+    These are the keys of the sets of Rebuffi et al. (2021) and of Wang et al. (2023). Nothing in the file is unpickled.
+
+    Args:
+        path: an .npz file.
+        num_classes: K of the data set that they join.
+        image_shape: (C, H, W) of that data set.
+
+    Raises:
+        InputError: no such file, a missing array, or one with a wrong shape, type or value.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"There is no file {path} of generated images: make one with `python -m benchmark generate`, or download a "
+            "published set, and name it with --set data.generated.file=FILE."
+        )
+    with _open(path) as archive:
+        image, label = (_array(archive, key, path) for key in ("image", "label"))
+    if image.dtype != np.uint8:
+        raise InputError(f"image in {path} must be uint8, not {image.dtype}.")
+    images, labels = _images(image, "image", path), _labels(label, "label", path)
+    if tuple(images.shape[1:]) != image_shape:
+        shapes = " and ".join("x".join(map(str, shape)) for shape in (images.shape[1:], image_shape))
+        raise InputError(f"The generated images in {path} and the real ones differ in shape (C,H,W): {shapes}.")
+    if len(images) != len(labels):
+        raise InputError(f"image and label in {path} differ in length: {len(images)} and {len(labels)}.")
+    if int(labels.max()) >= num_classes:
+        raise InputError(f"label in {path} reaches {int(labels.max())}, but the data set has {num_classes} classes.")
+    return ImageSet(images, labels)
+
+
 def _open(path: Path) -> NpzFile:
     if not path.is_file():
         raise InputError(f"There is no file {path}.")

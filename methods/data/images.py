@@ -85,6 +85,8 @@ class Dataset:
     test: ImageSet
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    generated: ImageSet | None = None
+    """Generated images that training mixes with ``train``; never validated or tested on."""
 
     @property
     def slug(self) -> str:
@@ -102,8 +104,10 @@ class Dataset:
 
     @cached_property
     def digests(self) -> Mapping[str, str]:
-        """Digest of each split, keyed "train", "validation", "test"."""
+        """Digest of each split, keyed "train", "validation", "test"; and "generated" where there are such images."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        if self.generated is not None:
+            splits["generated"] = self.generated
         return MappingProxyType({name: images.digest for name, images in splits.items()})
 
 

@@ -1,12 +1,12 @@
 """Training batches as a pure function of (seed, name, step): a resumed run sees what an unbroken one saw."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import get_args
 
 import torch
 from torch import Tensor
 
-from methods.data.augment import PaddingMode, crop, flip
+from methods.data.augment import PaddingMode, crop, cutout, flip
 from methods.data.images import ImageSet, unit
 from methods.errors import InputError, nearest
 from methods.primitives.random import generator, normal_like
@@ -24,6 +24,7 @@ class Augment:
     padding_mode: PaddingMode = "zero"  # "reflect": Rice et al., JEM family
     flip: bool = False  # mirror left to right with probability 1/2
     noise: float = 0.0  # std of Gaussian noise in [0,1] units, not clamped afterwards; JEM family: 0.015
+    cutout: int = field(default=0, metadata={"later": True})  # side in pixels of a square set to 0; 16 at 32x32
 
     def __post_init__(self) -> None:
         modes = get_args(PaddingMode)
@@ -32,6 +33,8 @@ class Augment:
             raise InputError(f'padding_mode is {" or ".join(modes)}, not "{self.padding_mode}".{hint}')
         if self.padding < 0:
             raise InputError(f"padding is a number of pixels from 0, not {self.padding}.")
+        if self.cutout < 0:
+            raise InputError(f"cutout is a number of pixels from 0, not {self.cutout}.")
         if not 0.0 <= self.noise < float("inf"):
             raise InputError(f"noise is a standard deviation from 0, not {self.noise}.")
 
@@ -46,7 +49,7 @@ class Stream:
     Args:
         data: the images, on the device the batches are wanted on.
         batch_size: B; the last batch of an epoch is smaller unless ``drop_last``.
-        augment: crop, flip and noise.
+        augment: crop, flip, noise and cutout.
         seed, name: of the random streams.
         drop_last: leave out the last batch of an epoch where it is not full.
 
@@ -75,21 +78,71 @@ class Stream:
         x lies in [0,1] before the noise is added.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
-        index = self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
+        index = self.order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
         chosen = self.data.select(index)
-        draws = generator(self.seed, "augment", self.name, step)
-        images = chosen.images
-        if self.augment.padding:
-            images = crop(images, self.augment.padding, self.augment.padding_mode, draws)
-        if self.augment.flip:
-            images = flip(images, draws)
-        x = unit(images)
-        if self.augment.noise:
-            x = x + self.augment.noise * normal_like(x, draws)
-        return x, chosen.labels
+        return _augmented(chosen.images, self.augment, self.seed, self.name, step), chosen.labels
 
-    def _order(self, epoch: int) -> Tensor:
+    def order(self, epoch: int) -> Tensor:
+        """Return the order of the images in an epoch, int64 [N]."""
         if self._latest_order is None or self._latest_order[0] != epoch:
             draws = generator(self.seed, "order", self.name, epoch)
             self._latest_order = (epoch, torch.randperm(len(self.data), generator=draws))
         return self._latest_order[1]
+
+
+class MixedStream:
+    """Batches of which a fixed share is generated images (Gowal et al. 2021; imrahulr/adversarial_robustness_pytorch).
+
+    A batch of B holds int(share B) generated images, drawn with replacement, and else real ones, drawn without
+    replacement from an order that begins anew with each epoch. An epoch has as many steps as if all images were real,
+    ceil(N/B), so that it shows only about 1 - share of them. As with :class:`Stream`, a batch is a pure function of
+    its step.
+
+    Args:
+        data: the real images, on the device the batches are wanted on.
+        generated: the generated ones, of the same shape and on the same device.
+        share: of generated images, in [0, 1).
+        batch_size: B; every batch is full.
+        augment: crop, flip, noise and cutout, of both kinds alike.
+        seed, name: of the random streams.
+
+    Raises:
+        InputError: fewer real images than a batch takes.
+    """
+
+    def __init__(
+        self, data: ImageSet, generated: ImageSet, share: float, batch_size: int, augment: Augment, seed: int, name: str
+    ) -> None:
+        self.generated = generated
+        self.count = int(share * batch_size)
+        self.batch_size = batch_size
+        self.real = Stream(data, batch_size - self.count, augment, seed, name, drop_last=True)
+        self.steps_per_epoch = -(-len(data) // batch_size)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return batch ``step``: x float32 [B,C,H,W], first the real images, and y int64 [B]."""
+        real, (epoch, position) = self.real, divmod(step, self.steps_per_epoch)
+        chosen = real.data.select(real.order(epoch)[position * real.batch_size : (position + 1) * real.batch_size])
+        draws = generator(real.seed, "generated", real.name, step)
+        drawn = self.generated.select(
+            torch.randint(len(self.generated), (self.batch_size - len(chosen),), generator=draws)
+        )
+        both = [chosen.images, drawn.images]
+        if both[0].dtype != both[1].dtype:
+            both = [unit(images) for images in both]
+        x = _augmented(torch.cat(both), real.augment, real.seed, real.name, step)
+        return x, torch.cat([chosen.labels, drawn.labels])
+
+
+def _augmented(images: Tensor, augment: Augment, seed: int, name: str, step: int) -> Tensor:
+    draws = generator(seed, "augment", name, step)
+    if augment.padding:
+        images = crop(images, augment.padding, augment.padding_mode, draws)
+    if augment.flip:
+        images = flip(images, draws)
+    if augment.cutout:
+        images = cutout(images, augment.cutout, draws)
+    x = unit(images)
+    if augment.noise:
+        x = x + augment.noise * normal_like(x, draws)
+    return x

@@ -1,17 +1,12 @@
 """The adversary of PGD-AT, which MART, AGR and other successors share."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from methods.primitives.attacks import PGD
 from methods.primitives.losses import cross_entropy
-from methods.primitives.modes import frozen
+from methods.primitives.modes import AttackMode, attacked
 from methods.primitives.threat import ThreatModel
-
-AttackMode = Literal["eval", "train", "train-frozen-statistics"]
-"""BatchNorm during an attack: running statistics; the batch's, moving the running ones; the batch's, moving nothing."""
 
 
 def ce_attack(
@@ -27,5 +22,5 @@ def ce_attack(
 
     ``model`` (images -> logits) is in ``mode`` meanwhile; gradients reach the images only.
     """
-    with frozen(model, training=mode != "eval", track_statistics=mode == "train"):
+    with attacked(model, mode):
         return pgd(lambda x_adv: cross_entropy(model(x_adv), y), x, threat, generator)

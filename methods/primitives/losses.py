@@ -10,7 +10,10 @@ from methods.errors import InputError
 
 
 def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """-log p(y|x) for labels [B]; with smoothing s the target is 1 - s + s/K on ``y`` and s/K elsewhere."""
+    """-log p(y|x) for labels [B], or -sum_k q_k log p_k for targets q [B, K], probabilities in float32.
+
+    With smoothing s a label's target is 1 - s + s/K on ``y`` and s/K elsewhere (others: ``targets.soft_targets``).
+    """
     return F.cross_entropy(logits.float(), y, reduction="none", label_smoothing=label_smoothing)
 
 
@@ -27,6 +30,14 @@ def kl_divergence(logits_p: Tensor, logits_q: Tensor, floor: float = 0.0) -> Ten
     if floor:
         log_q = torch.logaddexp(log_q, log_q.new_tensor(math.log(floor)))
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+
+
+def squared_error(logits: Tensor, target: Tensor) -> Tensor:
+    """||p - q||^2 of p = softmax(logits) and probabilities q [B, K], with gradients through both.
+
+    SCORE's distance (Pang et al. 2022), to one-hot targets or to another prediction: at most 2.
+    """
+    return (logits.float().softmax(1) - target).square().sum(1)
 
 
 def boosted_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

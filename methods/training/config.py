@@ -10,8 +10,9 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -22,6 +23,23 @@ from methods.data.streams import Augment
 from methods.errors import InputError, nearest
 from methods.primitives.threat import ThreatModel
 from methods.training.guard import Guard
+
+LATER = {"later": True}
+"""Metadata of a field that came after the first results: at its default, a training's digest is what it was before."""
+
+
+@dataclass(frozen=True)
+class SelectAttack:
+    """The attack under which validation picks the best epoch: PGD, step eps/4, uniform start, eval mode."""
+
+    steps: int = 10
+    """Of the benchmark: 10; Bag of Tricks and AWP: 20; Gowal et al.: 40."""
+    objective: Literal["ce", "margin"] = "ce"
+    """Cross-entropy, or the margin max_k z_k - z_y (Gowal et al.)."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"train.select_attack.steps must be at least 1, not {self.steps}.")
 
 
 @dataclass(frozen=True)
@@ -41,20 +59,33 @@ class TrainConfig:
     """SGD momentum, or Adam's first beta."""
     nesterov: bool = False
     weight_decay: float = 5e-4
-    """On every parameter, biases and normalisation included."""
+    """On every parameter, biases and normalisation included, unless ``decay_norm`` is false."""
+    decay_norm: bool = field(default=True, metadata=LATER)
+    """Whether weights and biases of normalisation layers decay too; Gowal et al.: false."""
     schedule: Literal["constant", "step", "cosine", "one-cycle"] = "constant"
     milestones: tuple[float, ...] = ()
     """Shares of the training at which the step schedule decays."""
-    decay: float = 0.1
-    """Factor of each decay of the step schedule."""
+    decay: float | tuple[float, ...] = 0.1
+    """Factor of each decay of the step schedule, or one for each milestone."""
     warmup_steps: int = 0
     """Steps of linear warm-up from 0 (one-cycle: length of its rise, from lr/25)."""
+    epoch_schedule: bool = field(default=False, metadata=LATER)
+    """Move the rate between epochs only, as schedulers that are stepped once an epoch do."""
+    momentum_cycle: tuple[float, float] | None = field(default=None, metadata=LATER)
+    """Least and greatest momentum of the one-cycle schedule, which moves it against the rate (torch: .85, .95); null:
+    ``momentum`` throughout."""
     gradient_clip: float | None = None
     """Largest L2 norm of the weights' gradient."""
     ema: float | None = None
     """Decay of the exponential moving average of the weights; the average is then what is validated and saved."""
+    ema_warmup: float | None = field(default=None, metadata=LATER)
+    """Share of the training during which the average is a copy; n steps after it the decay is min(ema, (1+n)/(10+n)).
+    Gowal et al.: .025. Null: ``ema`` from the first step."""
+    first_statistics: bool = field(default=False, metadata=LATER)
+    """Let the first step's batch statistics replace BatchNorm's initial running ones (Haiku's way; Gowal et al.)."""
     select: Literal["robust", "clean"] = "robust"
-    """Validation accuracy that picks the best epoch: under PGD-10 at the training threat, or clean."""
+    """Validation accuracy that picks the best epoch: under ``select_attack`` at the training threat, or clean."""
+    select_attack: SelectAttack = field(default_factory=SelectAttack, metadata=LATER)
     validate_every: int = 1
     """Epochs between validations; the last epoch is always validated."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
@@ -71,9 +102,15 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "validate_every", "log_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"train.{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("lr", "weight_decay", "warmup_steps", "decay"):
+        for name in ("lr", "weight_decay", "warmup_steps"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"train.{name} must be finite and not negative, not {getattr(self, name)}.")
+        if not all(0 <= factor < math.inf for factor in self.decays):
+            raise InputError(f"train.decay must be finite and not negative, not {self.decay}.")
+        if len(self.decays) != len(self.milestones):
+            raise InputError(
+                f"train.decay has {len(self.decays)} factors, but there are {len(self.milestones)} milestones."
+            )
         if not self.checkpoint_seconds >= 0:
             raise InputError(f"train.checkpoint_seconds must not be negative, not {self.checkpoint_seconds}.")
         if not 0 <= self.momentum < 1:
@@ -88,6 +125,44 @@ class TrainConfig:
             raise InputError('train.schedule "step" needs train.milestones, such as [0.5, 0.75].')
         if self.ema is not None and not 0 <= self.ema < 1:
             raise InputError(f"train.ema must be in [0, 1), not {self.ema}.")
+        if self.ema_warmup is not None and not 0 <= self.ema_warmup < 1:
+            raise InputError(f"train.ema_warmup is a share of the training in [0, 1), not {self.ema_warmup}.")
+        if self.ema_warmup is not None and self.ema is None:
+            raise InputError("train.ema_warmup needs train.ema, the decay of the average.")
+        if self.momentum_cycle is not None:
+            low, high = self.momentum_cycle
+            if not 0 <= low <= high < 1:
+                raise InputError(f"train.momentum_cycle is two momenta in [0, 1), ascending, not {[low, high]}.")
+            if self.schedule != "one-cycle":
+                raise InputError(f'train.momentum_cycle belongs to train.schedule "one-cycle", not "{self.schedule}".')
+
+    @property
+    def decays(self) -> tuple[float, ...]:
+        """Factor of each milestone."""
+        return self.decay if isinstance(self.decay, tuple) else (self.decay,) * len(self.milestones)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Generated images to train on beside the real ones (:class:`methods.data.streams.MixedStream`)."""
+
+    file: str | None = None
+    """An .npz file with the arrays image and label; null: real images only."""
+    share: float = 0.7
+    """Of each batch; Gowal et al. and Wang et al.: .7."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise InputError(f"data.generated.share must be in [0, 1), not {self.share}.")
+
+    @property
+    def path(self) -> Path | None:
+        """The file, if there is one; one that is not where the command runs is looked for in the project."""
+        if self.file is None:
+            return None
+        path = Path(self.file).expanduser()
+        own = Path(__file__).resolve().parents[2] / path
+        return own if not path.exists() and own.is_file() else path
 
 
 @dataclass(frozen=True)
@@ -104,6 +179,7 @@ class DataConfig:
     """Of the p(x) path."""
     density_batch: int | None = None
     """Images a step on the p(x) path; as many as labelled ones if null."""
+    generated: Generated = field(default_factory=Generated, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.density_batch is not None and self.density_batch < 1:
@@ -123,7 +199,7 @@ class Experiment:
     backbone: BackboneConfig
     train: TrainConfig
     data: DataConfig
-    guard: Guard = field(default_factory=Guard)
+    guard: Guard = field(default_factory=Guard, metadata=LATER)
     budget: str = ""
     """How this training is scaled down from its paper, in words; empty for the paper's own budget."""
 
@@ -141,13 +217,26 @@ class Experiment:
 
     def digest(self, data_digests: Mapping[str, str]) -> str:
         """Return the SHA-256 of the experiment without its seed, on the data with these digests."""
-        settings = self.resolved() | {"data_digests": dict(data_digests)}
+        settings: dict[str, Any] = self.resolved() | {"data_digests": dict(data_digests)}
         for label in ("seed", "budget"):
             del settings[label]
-        # It then never changes a weight, and trainings older than the guard keep their digest.
-        if self.guard == Guard():
-            del settings["guard"]
+        # What the file holds is among the digests of the data; where it lies decides nothing.
+        mixed = settings["data"].pop("generated")
+        if mixed["file"] is not None:
+            settings["data"]["generated"] = {"share": mixed["share"]}
+        _drop_later(settings, self)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _drop_later(settings: dict[str, Any], config: Any) -> None:
+    """Remove what :data:`LATER` marks where it is at its default and so changes no weight."""
+    for item in fields(config):
+        value = getattr(config, item.name)
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        if item.metadata.get("later") and value == default:
+            settings.pop(item.name, None)
+        elif is_dataclass(value) and item.name in settings:
+            _drop_later(settings[item.name], value)
 
 
 def experiment(mapping: Mapping[str, Any]) -> Experiment:

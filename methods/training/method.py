@@ -14,7 +14,10 @@ from methods.primitives.random import generator
 from methods.primitives.threat import ThreatModel
 
 Inner = dict[str, Tensor]
-"""What the inner problem produced with the weights held fixed: adversarial images, sampler chains, cached logits."""
+"""What the inner problem produced with the weights held fixed: adversarial images, sampler chains, cached logits.
+
+``x_adv`` is the adversary of ``x`` where the method put other clean images in place of the batch's (CutMix).
+"""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class Batch:
         if self.x_density is None:
             raise RuntimeError("this batch has no density path: set density = True in the method")
         return self.x_density
+
+    @property
+    def labels(self) -> Tensor:
+        """What the classifier is to say: ``target`` [B, K] where there is one, else the classes ``y`` [B]."""
+        return self.y if self.target is None else self.target
 
     def generator(self, name: str) -> torch.Generator:
         """Return this step's random stream called ``name``, on the device of the images.
@@ -191,7 +199,7 @@ def _observed(batch: Batch, inner: Inner) -> dict[str, Tensor]:
     """Return the largest perturbation, and how many values of the inner problem are NaN or infinite."""
     seen: dict[str, Tensor] = {}
     if "x_adv" in inner:
-        seen["delta_max"] = (inner["x_adv"] - batch.x).abs().max()
+        seen["delta_max"] = (inner["x_adv"] - inner.get("x", batch.x)).abs().max()
     if inner:
         seen["inner_nonfinite"] = torch.stack([(~value.isfinite()).sum() for value in inner.values()]).sum().float()
     return seen

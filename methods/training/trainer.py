@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -23,16 +23,16 @@ from typing import Any, NoReturn, cast
 import torch
 import yaml
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from methods import get
 from methods.backbones import Classifier, build
 from methods.data import Dataset, ImageSet
-from methods.data.streams import Stream
+from methods.data.streams import MixedStream, Stream
 from methods.errors import InputError
 from methods.primitives.attacks import PGD
-from methods.primitives.losses import cross_entropy
-from methods.primitives.modes import frozen
+from methods.primitives.losses import cross_entropy, margin
+from methods.primitives.modes import first_statistics, frozen
 from methods.primitives.random import derive, generator
 from methods.primitives.threat import ThreatModel
 from methods.training.checkpoint import (
@@ -45,15 +45,15 @@ from methods.training.checkpoint import (
     write_json,
     write_text,
 )
-from methods.training.config import Experiment
+from methods.training.config import Experiment, SelectAttack
 from methods.training.guard import Alarm, Detector, read_log
 from methods.training.method import Batch, Losses, Method, Task
-from methods.training.optim import Updater, learning_rate, optimizer
+from methods.training.optim import Schedule, Updater, average, normalisation, optimizer
 from methods.training.pictures import quality, save_buffer, write_grid
 from methods.training.progress import Advance, progress
 from methods.training.provenance import provenance
 
-VALIDATION_ATTACK = PGD(steps=10, step_size=0.25)
+_SELECT = SelectAttack()
 _VALIDATION_BATCH = 500
 _SAMPLES = 1000
 """Images of a replay buffer that are looked at while training."""
@@ -142,18 +142,25 @@ class _Training:
         if config.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.train_set = _placed(dataset.train, device)
+        self.generated = None if dataset.generated is None else _placed(dataset.generated, device)
         self.method: Method = build_method(experiment, dataset).to(device)
         with _seeded(derive(experiment.seed, "prepare")):
             self.method.prepare(self.train_set)
         self.interventions: list[dict[str, Any]] = []
         self._begin_streams()
         self.total_steps = config.epochs * self.labelled.steps_per_epoch
-        trainable = [*self.model.parameters(), *self.method.parameters()]
-        self.optimizer = optimizer([p for p in trainable if p.requires_grad], config)
+        self.schedule = Schedule(config, self.total_steps, self.labelled.steps_per_epoch)
+        modules = {"model": self.model, "method": self.method}
+        named = {f"{part}.{name}": p for part, module in modules.items() for name, p in module.named_parameters()}
+        self.undecayed: list[str] = []
+        if not config.decay_norm:
+            self.undecayed = [f"{part}.{name}" for part, module in modules.items() for name in normalisation(module)]
+        trainable = [parameter for parameter in named.values() if parameter.requires_grad]
+        self.optimizer = optimizer(trainable, config, [named[name] for name in self.undecayed])
         self.update = Updater(self.optimizer, config.gradient_clip)
         self.ema = None
         if config.ema is not None:
-            self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+            self.ema = AveragedModel(self.model, multi_avg_fn=average(config, self.total_steps))
         self.network: nn.Module = self.model
         if config.compile:
             self.network = cast(nn.Module, torch.compile(self.model))
@@ -198,7 +205,9 @@ class _Training:
         """Take up the random streams of this attempt: another seed after every rollback."""
         seed = self.experiment.seed
         self.seed = derive(seed, "restart", self._restarts) if self._restarts else seed
-        self.labelled, self.density = _streams(self.experiment, self.train_set, self.method.density, self.seed)
+        self.labelled, self.density = _streams(
+            self.experiment, self.train_set, self.generated, self.method.density, self.seed
+        )
 
     def _loop(self, advance: Advance, log: Any) -> None:
         config = self.experiment.train
@@ -238,9 +247,7 @@ class _Training:
                 saved = now
 
     def _step(self, step: int) -> tuple[Losses, float]:
-        lr = learning_rate(step, self.total_steps, self.experiment.train) * self._lr_factor
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        lr = self.schedule.set(self.optimizer, step, self._lr_factor)
         # Layers that draw from torch's global generator (dropout) get a stream of their own, so that resuming needs
         # no saved generator state.
         torch.manual_seed(derive(self.seed, "global", step))
@@ -254,7 +261,9 @@ class _Training:
             self.seed,
             step / self.total_steps,
         )
-        losses = self.method.step(self.network, batch, self.update)
+        fresh = step == 0 and self.experiment.train.first_statistics
+        with first_statistics(self.model) if fresh else nullcontext():
+            losses = self.method.step(self.network, batch, self.update)
         if self.ema is not None:
             self.ema.update_parameters(self.model)
         return losses, lr
@@ -296,6 +305,7 @@ class _Training:
                 self.experiment.threat_model,
                 self.experiment.seed,
                 self.device,
+                self.experiment.train.select_attack,
             )
         if self.method.samples is not None:
             line["samples"] = self._look(epoch, self.method.samples)
@@ -450,6 +460,7 @@ class _Training:
             "interventions": self.interventions,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "precision": "bf16" if self.model.autocast else "float32",
+            "undecayed": self.undecayed,
             "seconds": round(self.seconds, 1),
             "provenance": self.provenance | {"commits": self.commits},
         }
@@ -469,13 +480,20 @@ def check(experiment: Experiment, dataset: Dataset) -> None:
         model = build_model(experiment, dataset)
     method = build_method(experiment, dataset)
     method.check(model)
-    _streams(experiment, dataset.train, method.density, experiment.seed)
+    _streams(experiment, dataset.train, dataset.generated, method.density, experiment.seed)
 
 
-def _streams(experiment: Experiment, train_set: ImageSet, density: bool, seed: int) -> tuple[Stream, Stream | None]:
+def _streams(
+    experiment: Experiment, train_set: ImageSet, generated: ImageSet | None, density: bool, seed: int
+) -> tuple[Stream | MixedStream, Stream | None]:
     """Return the streams of the labelled path and, where the method has one, of the p(x) path."""
     data, train = experiment.data, experiment.train
-    labelled = Stream(train_set, train.batch_size, data.augment, seed, "labelled", train.drop_last)
+    if generated is None:
+        labelled = Stream(train_set, train.batch_size, data.augment, seed, "labelled", train.drop_last)
+    else:
+        labelled = MixedStream(
+            train_set, generated, data.generated.share, train.batch_size, data.augment, seed, "labelled"
+        )
     if not density:
         return labelled, None
     return labelled, Stream(train_set, _density_batch(experiment), data.density, seed, "density", True)
@@ -539,9 +557,15 @@ def describe(experiment: Experiment, dataset: Dataset, method: Method) -> dict[s
 
 
 def validate(
-    model: Classifier, images: ImageSet, threat: ThreatModel, seed: int, device: torch.device
+    model: Classifier,
+    images: ImageSet,
+    threat: ThreatModel,
+    seed: int,
+    device: torch.device,
+    attack: SelectAttack = _SELECT,
 ) -> dict[str, float]:
-    """Return clean and PGD-10 (step eps/4, uniform start) accuracy in percent; the same start at every call."""
+    """Return clean and adversarial accuracy (PGD, step eps/4, uniform start) in percent; the same start every time."""
+    pgd, raised = PGD(steps=attack.steps, step_size=0.25), {"ce": cross_entropy, "margin": margin}[attack.objective]
     correct = {"clean": 0, "robust": 0}
     with frozen(model):
         for number, first in enumerate(range(0, len(images), _VALIDATION_BATCH)):
@@ -549,9 +573,9 @@ def validate(
             x, y = images.unit(chosen).to(device), images.labels[chosen].to(device)
 
             def objective(x_adv: Tensor, y: Tensor = y) -> Tensor:
-                return cross_entropy(model(x_adv), y)
+                return raised(model(x_adv), y)
 
-            x_adv = VALIDATION_ATTACK(objective, x, threat, generator(seed, "validation", number, device=device))
+            x_adv = pgd(objective, x, threat, generator(seed, "validation", number, device=device))
             with torch.no_grad():
                 correct["clean"] += int((model(x).argmax(1) == y).sum())
                 correct["robust"] += int((model(x_adv).argmax(1) == y).sum())

@@ -336,6 +336,20 @@ def run_folder(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.parametrize(
+    ("backbone", "name"),
+    [
+        (BackboneConfig("swish-wrn", 28, 10), "swish-wrn-28-10"),
+        (BackboneConfig("resnet", 18, 4), "resnet-18"),
+        (BackboneConfig("preact-resnet", 18, 1), "preact-resnet-18-1"),
+        (BackboneConfig("timm:resnet18"), "timm:resnet18"),
+    ],
+)
+def test_name_of_the_network(run_folder: Path, backbone: BackboneConfig, name: str) -> None:
+    subject = from_checkpoint(run_folder, CPU)
+    assert dataclasses.replace(subject, metadata={"backbone": vars(backbone)}).architecture == name
+
+
 def test_checkpoint_of_the_project_becomes_a_subject(run_folder: Path) -> None:
     best, last = (from_checkpoint(run_folder, CPU, which) for which in ("best", "last"))
     by_file = from_checkpoint(run_folder / "weights.safetensors", CPU)

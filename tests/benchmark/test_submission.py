@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark import bundle, submission, submission_proof
+from benchmark import bundle, submission, submission_files, submission_proof
 from benchmark import protocol as protocols
 from benchmark.cli import main
 from benchmark.model_info import read
@@ -273,6 +273,33 @@ def test_kit_of_cifar10_is_one_to_submit(real: Made) -> None:
 def test_network_of_timm_is_exported(real: Made) -> None:
     assert real.lines["architecture file"] == "ok", real.out
     assert real.lines["RobustBench's load_model"] == "ok", real.out
+
+
+@pytest.mark.parametrize(
+    ("architecture", "depth", "name", "shown"),
+    [
+        ("resnet", 18, "resnet-18-1", "ResNet-18-1"),
+        ("preact-resnet", 18, "preact-resnet-18-1", "PreActResNet-18-1"),
+        ("swish-wrn", 10, "swish-wrn-10-1", "WideResNet-SiLU-10-1"),
+        ("jem-wrn", 10, "jem-wrn-10-1", "JEM WideResNet-10-1"),
+    ],
+)
+def test_architecture_file_makes_the_network_alone(architecture: str, depth: int, name: str, shown: str) -> None:
+    config = BackboneConfig(architecture, depth, 1)
+    model = build(config, 10, (1, 8, 8), (0.3,), (0.4,)).eval()
+    entry = read_entry(ENTRY)
+    subject = entry.subject.model_copy(update={"architecture": name})
+    entry = entry.model_copy(update={"subject": subject})
+    claim = Claim("One2026Title", entry, protocols.load("standard-v3", "Linf:0.15"), Paper("A Title"))
+    assert submission_files.architecture_name(claim) == shown
+    text = submission_files.architecture(claim, model, config)
+    assert "methods" not in {node.module for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)}
+    made: dict[str, Any] = {"__name__": "alone"}
+    exec(compile(text, "alone", "exec"), made)
+    alone = made[claim.factory]().eval()
+    alone.load_state_dict(model.state_dict())
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(alone(x), model(x))
 
 
 def test_failing_proof_gives_status_1_and_says_which_part(real: Made) -> None:

@@ -79,6 +79,30 @@ def test_every_key_must_fit(tmp_path: Path) -> None:
     assert str(caught.value) == sentence
 
 
+def test_dead_weights_of_the_network_of_trades_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its sub_block1, a copy of block1 that no forward pass sees (adversarial-training.md, 1.5)."""
+    path, state = tmp_path / "weights.pt", {"module.weight": torch.ones(3, 2), "module.bias": torch.ones(3)}
+    dead = {f"module.sub_block1.layer.{i}.conv1.weight": torch.zeros(1) for i in range(5)}
+    torch.save({"state_dict": state | dead}, path)
+    model = nn.Linear(2, 3)
+    fill(model, path)
+    assert torch.equal(model.weight, torch.ones(3, 2))
+    sentence = f"5 weights sub_block1.* of {path} are left out: TRADES's network holds them and never uses them.\n"
+    assert capsys.readouterr().err == sentence
+
+    torch.save(state | {"module.sub_block2.weight": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match=r'unexpected "sub_block2.weight" \(1 such keys\)'):
+        fill(model, path)
+
+
+def test_a_model_with_that_block_gets_its_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, model = tmp_path / "weights.pt", nn.ModuleDict({"sub_block1": nn.Linear(2, 3)})
+    torch.save({"sub_block1.weight": torch.ones(3, 2), "sub_block1.bias": torch.ones(3)}, path)
+    fill(model, path)
+    assert torch.equal(model.get_parameter("sub_block1.weight"), torch.ones(3, 2))
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("state", "found"),
     [

@@ -86,7 +86,7 @@ def make_method(digits: Dataset) -> Callable[..., Method]:
     def make(name: str, options: Options | None = None, threat: str = "Linf:0.15", density_batch: int = 1) -> Method:
         cls = get(name)
         config = overlay(cls.Config(), merged(TINY.get(name, {}), options or {}), "options")
-        task = Task(ThreatModel.parse(threat), digits.num_classes, digits.image_shape, 0, density_batch)
+        task = Task(ThreatModel.parse(threat), digits.num_classes, digits.image_shape, 0, density_batch, batch_size=16)
         method = cls(config, task)
         method.prepare(digits.train)
         return method

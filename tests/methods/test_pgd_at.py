@@ -1,6 +1,7 @@
 """Which statistics the attack of PGD-AT uses, and which it moves."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,3 +34,12 @@ def test_attack_mode(
     assert moved == moves
     # With batch statistics an image's perturbation depends on the images beside it.
     assert torch.allclose(whole[:8], half, atol=1e-6) != batch_statistics
+
+
+def test_soft_targets_replace_the_labels_of_the_loss(
+    make_method: Callable[..., Method], network: Callable[[], Classifier], batch: Batch
+) -> None:
+    method, model = make_method("pgd_at"), network().eval()
+    target = torch.full((len(batch.y), 10), 0.02).scatter_(1, batch.y[:, None], 0.82)
+    loss = method.loss(model, replace(batch, target=target), {"x_adv": batch.x}).total
+    assert torch.allclose(loss, -(target * model(batch.x).log_softmax(1)).sum(1).mean())

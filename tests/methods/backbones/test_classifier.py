@@ -6,12 +6,14 @@ from methods.backbones import BackboneConfig, Classifier, build
 from methods.errors import InputError
 
 GREY = ([0.3], [0.4])
+RESIDUAL = ["wrn", "jem-wrn", "swish-wrn", "resnet", "preact-resnet", "resnet-highres"]
 COLOUR = ([0.4, 0.5, 0.6], [0.2, 0.25, 0.3])
 
 
 def small(architecture: str = "wrn", shape: tuple[int, int, int] = (3, 16, 16), **fields: object) -> Classifier:
     torch.manual_seed(0)
-    config = BackboneConfig(architecture=architecture, depth=10, widen=1, **fields)  # type: ignore[arg-type]
+    depth = 18 if "resnet" in architecture else 10
+    config = BackboneConfig(architecture=architecture, depth=depth, widen=1, **fields)  # type: ignore[arg-type]
     return build(config, 10, shape, *(COLOUR if shape[0] == 3 else GREY))
 
 
@@ -34,12 +36,12 @@ def test_normalisation_travels_with_the_weights() -> None:
     assert {"mean", "std"} <= source.state_dict().keys()
 
 
-@pytest.mark.parametrize("architecture", ["wrn", "jem-wrn", "timm:resnet18"])
+@pytest.mark.parametrize("architecture", [*RESIDUAL, "timm:resnet18"])
 def test_state_keys_survive_loaders_that_strip_wrappers(architecture: str) -> None:
     assert not [key for key in small(architecture).state_dict() if "model." in key or "module." in key]
 
 
-@pytest.mark.parametrize("architecture", ["wrn", "jem-wrn"])
+@pytest.mark.parametrize("architecture", ["wrn", "jem-wrn", "swish-wrn"])
 @pytest.mark.parametrize("norm", ["batch", "none"])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 13, 21)])
 def test_any_shape_and_a_batch_of_one(architecture: str, norm: str, shape: tuple[int, int, int]) -> None:
@@ -85,7 +87,7 @@ def test_scalar_energy_needs_the_head(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("normalize", ["dataset", "half"])
-@pytest.mark.parametrize("architecture", ["wrn", "jem-wrn"])
+@pytest.mark.parametrize("architecture", ["wrn", "jem-wrn", "swish-wrn"])
 def test_first_layer_and_rest_make_the_network(architecture: str, normalize: str) -> None:
     classifier = small(architecture, normalize=normalize)
     x = torch.rand(4, 3, 16, 16)
@@ -109,11 +111,33 @@ def test_first_layer_and_rest_run_under_autocast() -> None:
     torch.testing.assert_close(classifier.rest(hidden), exact, atol=0.05, rtol=0.05)
 
 
-def test_only_wide_residual_networks_come_apart() -> None:
+@pytest.mark.parametrize("architecture", ["timm:resnet18", "resnet"])
+def test_only_wide_residual_networks_have_a_first_layer_apart(architecture: str) -> None:
     with pytest.raises(InputError, match="first layer of their own"):
-        small("timm:resnet18").first(torch.rand(1, 3, 16, 16))
+        small(architecture).first(torch.rand(1, 3, 16, 16))
     with pytest.raises(InputError, match="first layer of their own"):
-        small("timm:resnet18").rest(torch.rand(1, 16, 16, 16))
+        small(architecture).rest(torch.rand(1, 16, 16, 16))
+
+
+@pytest.mark.parametrize("architecture", RESIDUAL)
+def test_features_and_the_maps_they_are_pooled_from(architecture: str) -> None:
+    classifier = small(architecture).eval()
+    x = torch.rand(4, 3, 16, 16)
+    maps, features = classifier.maps(x), classifier.features(x)
+    assert maps.shape[:2] == features.shape == (4, classifier.num_features)
+    assert maps.shape[2] > 1
+    head = classifier.get_submodule("network.head")
+    torch.testing.assert_close(head(features), classifier(x))
+    torch.testing.assert_close(classifier.from_maps(maps), classifier(x))
+    classifier.autocast = torch.bfloat16
+    assert classifier.features(x).dtype == classifier.maps(x).dtype == torch.float32
+    torch.testing.assert_close(classifier.features(x), features, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("method", ["maps", "from_maps", "features"])
+def test_features_are_of_residual_networks(method: str) -> None:
+    with pytest.raises(InputError, match="no timm backbone does"):
+        getattr(small("timm:resnet18"), method)(torch.rand(1, 3, 16, 16))
 
 
 @pytest.mark.parametrize(

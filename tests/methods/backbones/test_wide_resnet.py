@@ -1,10 +1,12 @@
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from methods.backbones import BackboneConfig, build
 from methods.backbones.wide_resnet import JEMBlock, PlainBlock, WideResNet
 
 
@@ -18,6 +20,8 @@ def parameters(*settings: Any, **options: Any) -> int:
     [
         (("wrn", 28, 10, 3, 10), "batch", False, 36_479_194),
         (("wrn", 34, 10, 3, 10), "batch", False, 46_160_474),
+        (("swish-wrn", 28, 10, 3, 10), "batch", False, 36_479_194),
+        (("swish-wrn", 70, 16, 3, 10), "batch", False, 266_796_506),
         (("jem-wrn", 28, 10, 3, 10), "none", True, 36_471_979),
         (("jem-wrn", 28, 10, 3, 10), "batch", True, 36_489_931),
         (("jem-wrn", 28, 10, 3, 100), "batch", True, 36_547_621),
@@ -67,15 +71,53 @@ def test_global_pool_is_the_papers_pool_at_32_pixels() -> None:
     torch.testing.assert_close(network.features(network.conv(x)), F.avg_pool2d(final, 8).flatten(1))
 
 
-@pytest.mark.parametrize(("dialect", "smallest"), [("wrn", 0.0), ("jem-wrn", -0.2)])
+@pytest.mark.parametrize("training", [False, True])
+def test_swish_network_is_the_authors(
+    training: bool,
+    fill_network: Callable[[nn.Module], None],
+    golden_pictures: Tensor,
+    golden: Callable[[str], dict[str, Any]],
+) -> None:
+    """Their weights give their logits, means and deviations of CIFAR-10 inside."""
+    config = BackboneConfig("swish-wrn", 10, 1, norm_momentum=0.01)
+    cifar10 = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
+    classifier = build(config, 10, (3, 32, 32), *cifar10).double().train(training)
+    fill_network(classifier.network)
+    expected = golden("backbones")["swish-wrn"]["train" if training else "eval"]
+    assert classifier(golden_pictures).tolist() == [pytest.approx(row, abs=1e-5) for row in expected]
+
+
+@pytest.mark.parametrize("sides", [(8, 8), (7, 6), (5, 9)])
+def test_swish_block_pads_as_tensorflow(sides: tuple[int, int]) -> None:
+    """ "SAME": the output has ceil(n / 2) pixels, and what must be padded for that goes right and bottom first."""
+    torch.manual_seed(0)
+    block = PlainBlock(4, 6, 2, "batch", 0.1, swish=True).eval()
+    x = torch.randn(2, 4, *sides)
+    activated = F.silu(x / (1 + 1e-5) ** 0.5)
+    pads: list[int] = []
+    for side in reversed(sides):
+        total = max(0, (-(-side // 2) - 1) * 2 + 3 - side)
+        pads += [total // 2, total - total // 2]
+    hidden = F.conv2d(F.pad(activated, pads), block.conv1.weight, stride=2)
+    expected = F.conv2d(F.silu(hidden / (1 + 1e-5) ** 0.5), block.conv2.weight, padding=1)
+    expected = expected + F.conv2d(activated, block.get_parameter("shortcut.weight"), stride=2)
+    torch.testing.assert_close(block(x), expected)
+    assert expected.shape[2:] == tuple(-(-side // 2) for side in sides)
+
+
+@pytest.mark.parametrize(("dialect", "smallest"), [("wrn", 0.0), ("jem-wrn", -0.2), ("swish-wrn", -0.26894)])
 def test_activation_in_front_of_the_pool(dialect: Any, smallest: float) -> None:
     network = WideResNet(dialect, 10, 1, 3, 10)
-    torch.testing.assert_close(network.activation(torch.tensor([-1.0, 2.0])), torch.tensor([smallest, 2.0]))
+    low, high = network.activation(torch.tensor([-1.0, 20.0])).tolist()
+    assert (low, high) == (pytest.approx(smallest, abs=1e-5), pytest.approx(20))
 
 
 @pytest.mark.parametrize(
     ("dialect", "norm", "biased"),
-    [("wrn", "batch", False), ("wrn", "none", True), ("jem-wrn", "batch", True), ("jem-wrn", "none", True)],
+    [
+        *(("wrn", "batch", False), ("wrn", "none", True), ("jem-wrn", "batch", True), ("jem-wrn", "none", True)),
+        *(("swish-wrn", "batch", False), ("swish-wrn", "none", True)),
+    ],
 )
 def test_who_has_biases_and_norms(dialect: Any, norm: Any, biased: bool) -> None:
     modules = list(WideResNet(dialect, 10, 2, 3, 10, norm).modules())
@@ -90,15 +132,16 @@ def test_norm_momentum_is_the_weight_of_the_new_batch() -> None:
     assert {module.momentum for module in network.modules() if isinstance(module, nn.BatchNorm2d)} == {0.9}
 
 
-def test_plain_initialisation_is_kaiming_fan_out() -> None:
+@pytest.mark.parametrize("dialect", ["wrn", "swish-wrn"])
+def test_plain_initialisation_is_kaiming_fan_out(dialect: Any) -> None:
     torch.manual_seed(0)
-    network = WideResNet("wrn", 10, 4, 3, 10)
+    network = WideResNet(dialect, 10, 4, 3, 10)
     weight = network.get_parameter("stages.2.0.conv2.weight")
     assert weight.std().item() == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.02)
     assert torch.equal(network.head.bias, torch.zeros(10))
 
 
-@pytest.mark.parametrize("dialect", ["wrn", "jem-wrn"])
+@pytest.mark.parametrize("dialect", ["wrn", "jem-wrn", "swish-wrn"])
 def test_deep_network_without_norm_starts_tame(dialect: Any) -> None:
     torch.manual_seed(0)
     network = WideResNet(dialect, 40, 1, 3, 10, "none")

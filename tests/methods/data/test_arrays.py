@@ -138,3 +138,48 @@ def test_damaged_array_is_named(tmp_path: Path) -> None:
     file.write_bytes(raw)
     with pytest.raises(InputError, match=r"x_train .* damaged"):
         load(name)
+
+
+def generated(folder: Path, **changes: Any) -> Path:
+    arrays = {"image": RNG.integers(0, 256, (4, 8, 8, 1), dtype=np.uint8), "label": np.array([0, 9, 3, 3])} | changes
+    np.savez(folder / "generated.npz", **{key: value for key, value in arrays.items() if value is not None})
+    return folder / "generated.npz"
+
+
+def test_generated_images_join_a_data_set(tmp_path: Path) -> None:
+    path = generated(tmp_path)
+    plain, found = load("digits"), load("digits", generated=path)
+    assert plain.generated is None
+    assert found.generated is not None
+    with np.load(path) as arrays:
+        assert torch.equal(found.generated.images, torch.from_numpy(arrays["image"].transpose(0, 3, 1, 2)))
+    assert found.generated.labels.tolist() == [0, 9, 3, 3]
+    assert dict(found.digests) == dict(plain.digests) | {"generated": found.generated.digest}
+    # Trap 14: what is validated on is neither trained on nor generated.
+    assert torch.equal(found.validation.images, plain.validation.images)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"label": None}, 'no array "label"'),
+        ({"image": None, "images": np.zeros((4, 8, 8, 1), np.uint8)}, 'no array "image". Did you mean "images"'),
+        ({"image": np.zeros((4, 8, 8, 1))}, "image in .* must be uint8, not float64"),
+        ({"image": np.zeros((4, 64), np.uint8)}, "must be .N,C,H,W. or"),
+        ({"image": np.zeros((4, 9, 8, 1), np.uint8)}, r"differ in shape \(C,H,W\): 1x9x8 and 1x8x8"),
+        ({"image": np.zeros((4, 8, 8, 3), np.uint8)}, r"differ in shape \(C,H,W\): 3x8x8 and 1x8x8"),
+        ({"label": np.array([0, 1, 2])}, "differ in length: 4 and 3"),
+        ({"label": np.array([0, 1, 2, 10])}, "reaches 10, but the data set has 10 classes"),
+        ({"label": np.array([0, 1, 2, -1])}, "holds a negative label"),
+        ({"label": np.array([0.0, 1, 2, 3])}, "must be integers"),
+    ],
+)
+def test_generated_images_that_do_not_fit_are_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        load("digits", generated=generated(tmp_path, **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_of_generated_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no file .*none\.npz of generated images: make one"):
+        load("digits", generated=tmp_path / "none.npz")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from methods.data.augment import crop, flip
+from methods.data.augment import crop, cutout, flip
 from methods.errors import InputError
 
 
@@ -54,3 +54,21 @@ def test_flip_mirrors_about_half(dtype: torch.dtype) -> None:
     kept = [torch.equal(new, old) for new, old in zip(flipped, images, strict=True)]
     assert all(one != other for one, other in zip(mirrored, kept, strict=True))
     assert 75 < sum(mirrored) < 125
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("side", [1, 3, 4])
+def test_cutout_hides_a_square_around_a_random_pixel(dtype: torch.dtype, side: int) -> None:
+    images = pictures(dtype)
+    found = cutout(images, side, torch.Generator().manual_seed(3))
+    assert found.dtype == dtype
+    hidden = (found == 0).all(1)
+    assert torch.equal(found, images * ~hidden[:, None])
+    centres = set()
+    for mask in hidden:
+        rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
+        assert int(mask.sum()) == len(rows) * len(columns) <= side**2
+        assert len(rows) == int(rows.max() - rows.min()) + 1
+        centres.add((int(rows.min()), int(columns.min())))
+    assert int(hidden.sum(dim=(1, 2)).max()) == side**2
+    assert len(centres) > 15

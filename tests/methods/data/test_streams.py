@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from methods.data.images import ImageSet
-from methods.data.streams import Augment, Stream
+from methods.data.streams import Augment, MixedStream, Stream
 from methods.errors import InputError
 
 NONE = Augment()
@@ -113,3 +113,49 @@ def test_impossible_batches(count: int, batch_size: int, drop_last: bool, messag
 def test_fewer_images_than_a_batch_are_one_batch() -> None:
     source = Stream(numbered(3), 4, Augment(), 0, "train", False)
     assert (source.steps_per_epoch, len(source.batch(0)[1])) == (1, 3)
+
+
+def mixed(share: float = 0.7, batch_size: int = 8, augment: Augment = NONE, seed: int = 0) -> MixedStream:
+    generated = ImageSet(torch.full((5, 1, 8, 8), 200, dtype=torch.uint8), torch.arange(100, 105))
+    return MixedStream(numbered(20), generated, share, batch_size, augment, seed, "labelled")
+
+
+@pytest.mark.parametrize(("share", "batch_size", "count"), [(0.7, 8, 5), (0.7, 10, 7), (0.5, 7, 3), (0.0, 8, 0)])
+def test_a_share_of_every_batch_is_generated(share: float, batch_size: int, count: int) -> None:
+    """adversarial-training.md, trap 14: int(share B) of them exactly, int64 labels."""
+    source = mixed(share, batch_size)
+    assert source.steps_per_epoch == -(-20 // batch_size)
+    full = 20 // (batch_size - count)
+    for step in range(3 * source.steps_per_epoch):
+        x, y = source.batch(step)
+        assert x.dtype == torch.float32
+        assert y.dtype == torch.int64
+        assert len(x) == len(y) == batch_size
+        if step % source.steps_per_epoch < full:
+            assert int((y >= 100).sum()) == count
+        assert torch.equal(x[y >= 100], torch.full_like(x[y >= 100], 200 / 255))
+
+
+def test_real_images_come_without_replacement_and_generated_ones_with() -> None:
+    source = mixed()
+    drawn = [source.batch(step)[1] for step in range(source.steps_per_epoch)]
+    real = torch.cat([y[y < 100] for y in drawn]).tolist()
+    assert len(real) == len(set(real)) == 3 * 3
+    assert any(len(set(y[y >= 100].tolist())) < 5 for y in drawn)
+    other = [source.batch(step)[1] for step in range(source.steps_per_epoch, 2 * source.steps_per_epoch)]
+    assert torch.cat([y[y < 100] for y in other]).tolist() != real
+
+
+def test_a_mixed_batch_is_a_pure_function_of_its_step() -> None:
+    forwards, backwards = mixed(augment=FULL), mixed(augment=FULL)
+    ahead = [forwards.batch(step) for step in range(7)]
+    for step in reversed(range(7)):
+        assert all(torch.equal(*pair) for pair in zip(backwards.batch(step), ahead[step], strict=True))
+    assert not torch.equal(mixed(augment=FULL, seed=1).batch(0)[0], ahead[0][0])
+
+
+def test_mixing_whole_numbers_with_floats() -> None:
+    real = ImageSet(torch.rand(6, 1, 8, 8), torch.arange(6))
+    generated = ImageSet(torch.full((2, 1, 8, 8), 51, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
+    x, _ = MixedStream(real, generated, 0.5, 4, NONE, 0, "labelled").batch(0)
+    assert torch.allclose(x[2:], torch.tensor(0.2))

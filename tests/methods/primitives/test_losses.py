@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from methods.errors import InputError
-from methods.primitives.losses import accuracy, boosted_cross_entropy, cross_entropy, dlr, kl_divergence, margin
+from methods.primitives.losses import (
+    accuracy,
+    boosted_cross_entropy,
+    cross_entropy,
+    dlr,
+    kl_divergence,
+    margin,
+    squared_error,
+)
 
 LOGITS = torch.tensor([[1.0, 2.0, 4.0, 3.0], [2.0, -1.0, 0.5, 0.0]])
 OTHER = torch.tensor([[0.0, 1.0, -2.0, 0.5], [1.0, 1.0, 0.0, -3.0]])
@@ -21,6 +29,30 @@ def test_label_smoothing_spreads_over_all_classes() -> None:
     target[[0, 1], [2, 1]] += 0.8
     expected = -(target * LOGITS.log_softmax(1)).sum(1)
     torch.testing.assert_close(cross_entropy(LOGITS, Y, label_smoothing=0.2), expected)
+
+
+def test_cross_entropy_of_targets_that_are_distributions() -> None:
+    target = torch.tensor([[0.1, 0.2, 0.3, 0.4], [1.0, 0.0, 0.0, 0.0]])
+    torch.testing.assert_close(cross_entropy(LOGITS, target), -(target * LOGITS.log_softmax(1)).sum(1))
+    assert cross_entropy(LOGITS.bfloat16(), target).dtype == torch.float32
+
+
+def test_squared_error_in_closed_form() -> None:
+    """A prediction with c on the wrong classes, evenly: c^2 + c^2/(K - 1), the bounds .178 and .1 of SCORE's clips."""
+    target = torch.eye(10)[:2]
+    for mass, bound in ((0.4, 0.16 * 10 / 9), (0.3, 0.1), (0.9, 0.9)):
+        probabilities = torch.full((2, 10), mass / 9)
+        probabilities[[0, 1], [0, 1]] = 1 - mass
+        torch.testing.assert_close(squared_error(probabilities.log(), target), torch.full((2,), bound))
+    torch.testing.assert_close(squared_error(100 * target.flip(0), target), torch.full((2,), 2.0))
+
+
+def test_squared_error_has_gradients_through_both_sides() -> None:
+    logits, other = LOGITS.clone().requires_grad_(), OTHER.clone().requires_grad_()
+    p, q = LOGITS.softmax(1), OTHER.softmax(1)
+    of_logits, of_other = torch.autograd.grad(squared_error(logits, other.softmax(1)).sum(), (logits, other))
+    for gradient, own, distance in ((of_logits, p, 2 * (p - q)), (of_other, q, 2 * (q - p))):
+        torch.testing.assert_close(gradient, own * (distance - (own * distance).sum(1, keepdim=True)))
 
 
 def test_kl_divergence_against_the_definition() -> None:
@@ -126,5 +158,6 @@ def test_losses_are_float32_whatever_the_logits() -> None:
     values = (
         *(cross_entropy(low, Y), kl_divergence(low, low + 1), kl_divergence(low, low + 1, floor=1e-12)),
         *(margin(low, Y), dlr(low, Y), boosted_cross_entropy(low, Y)),
+        squared_error(low, low.softmax(1)),
     )
     assert all(value.dtype == torch.float32 and value.shape == (2,) for value in values)

@@ -255,6 +255,8 @@ def resolved(recipe: str) -> Experiment:
         {"train": {"log_every": 10}},
         {"guard": {}},
         {"guard": {"action": "stop", "energy_gap": None}},
+        {"train": {"decay_norm": True, "momentum_cycle": None, "select_attack": {"steps": 10}}},
+        {"data": {"generated": {"share": 0.5}, "augment": {"cutout": 0}}},
         # The same value in other words.
         {"threat": "linf:8/255"},
         {"options": {"beta": 6.0, "attack": {"step_size": "7/31"}}},
@@ -279,6 +281,11 @@ def test_digest_ignores_what_does_not_decide_the_weights(change: dict[str, Any])
         {"data": {"validation": 100}},
         {"guard": {"action": "rollback"}},
         {"guard": {"energy_gap": 100}},
+        {"train": {"decay_norm": False}},
+        {"train": {"select_attack": {"steps": 20}}},
+        {"train": {"first_statistics": True}},
+        {"data": {"augment": {"cutout": 2}}},
+        {"data": {"generated": {"file": "a.npz"}}},
     ],
 )
 def test_digest_changes_with_every_setting(change: dict[str, Any]) -> None:
@@ -301,6 +308,13 @@ def test_digest_of_a_published_entry_is_for_ever(recipe: str, dataset: str, dige
     entry = json.loads(path.read_text())
     found = experiment(recipes.settings(recipe, dataset, seed=0, changes={}))
     assert found.digest(entry["data"]["digests"]) == entry["config_digest"]
+
+
+def test_digest_knows_the_share_of_generated_images_and_not_where_they_lie() -> None:
+    def digest(**settings: Any) -> str:
+        return experiment(mapping(data={"generated": settings})).digest(DIGESTS | {"generated": "c"})
+
+    assert digest(file="a.npz") == digest(file="b.npz") != digest(file="a.npz", share=0.5)
 
 
 def test_guard_is_laid_over_its_defaults() -> None:

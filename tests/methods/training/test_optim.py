@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from methods.training.config import TrainConfig
-from methods.training.optim import Updater, learning_rate, optimizer
+from methods.training.optim import Schedule, Updater, average, learning_rate, momentum, normalisation, optimizer
 
 PER_EPOCH = 7
 
@@ -140,3 +140,81 @@ def test_gradient_norm_is_that_of_the_applied_gradient_before_the_clip(clip: flo
     assert update.gradient_norm.item() == pytest.approx(math.sqrt(34))
     update.apply()
     assert update.gradient_norm.item() == pytest.approx(7)
+
+
+def test_one_cycle_stepped_once_an_epoch_is_that_of_torch_momentum_included() -> None:
+    """Trap 16: imrahulr/adversarial_robustness_pytorch steps torch's scheduler once an epoch."""
+    epochs = 40
+    weight = nn.Parameter(torch.zeros(1))
+    reference = torch.optim.SGD([weight], lr=1.0, momentum=0.9, nesterov=True)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(reference, max_lr=0.4, total_steps=epochs, pct_start=0.1)
+    expected = []
+    for epoch in range(epochs):
+        expected.append((reference.param_groups[0]["lr"], reference.param_groups[0]["momentum"]))
+        reference.step()
+        if epoch < epochs - 1:
+            scheduler.step()
+    config = TrainConfig(
+        lr=0.4,
+        schedule="one-cycle",
+        warmup_steps=4 * PER_EPOCH,
+        epoch_schedule=True,
+        momentum_cycle=(0.85, 0.95),
+        nesterov=True,
+    )
+    ours = optimizer([weight], config)
+    schedule = Schedule(config, epochs * PER_EPOCH, PER_EPOCH)
+    found = []
+    for step in range(epochs * PER_EPOCH):
+        assert schedule.set(ours, step) == ours.param_groups[0]["lr"]
+        found.append((ours.param_groups[0]["lr"], ours.param_groups[0]["momentum"]))
+    for epoch, (rate, value) in enumerate(expected):
+        assert set(found[epoch * PER_EPOCH : (epoch + 1) * PER_EPOCH]) == {found[epoch * PER_EPOCH]}
+        assert found[epoch * PER_EPOCH] == pytest.approx((rate, value), rel=1e-9)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
+def test_momentum_is_cycled_only_where_the_recipe_says_so(schedule: Any) -> None:
+    config = TrainConfig(schedule=schedule, warmup_steps=3)
+    ours = optimizer([nn.Parameter(torch.zeros(1))], config)
+    for step in range(10):
+        Schedule(config, 10, 1).set(ours, step)
+        assert ours.param_groups[0]["momentum"] == momentum(step, 10, config) == 0.9
+
+
+def test_each_milestone_may_have_its_own_factor() -> None:
+    """LBGAT: .02 in the first epoch, .1, then .01 from epoch 76 and .001 from 91 (counted from 1) of 100."""
+    config = TrainConfig(lr=0.02, schedule="step", milestones=(1 / 100, 75 / 100, 90 / 100), decay=(5.0, 0.1, 0.1))
+    found = rates(config, 100)
+    expected = {0: 0.02, 1: 0.1, 74: 0.1, 75: 0.01, 89: 0.01, 90: 0.001, 99: 0.001}
+    assert {epoch: found[epoch] for epoch in expected} == pytest.approx(expected)
+
+
+def test_normalisation_can_be_spared_from_weight_decay() -> None:
+    """adversarial-training.md, trap 15: by the kind of layer, and not by a name that one architecture has."""
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Sequential(nn.GroupNorm(1, 2)), nn.Linear(2, 2))
+    assert normalisation(network) == ["1.weight", "1.bias", "2.0.weight", "2.0.bias"]
+    spared = [network.get_parameter(name) for name in normalisation(network)]
+    found = optimizer(network.parameters(), TrainConfig(weight_decay=0.5), spared)
+    decays = {id(p): group["weight_decay"] for group in found.param_groups for p in group["params"]}
+    for name, parameter in network.named_parameters():
+        assert decays[id(parameter)] == (0.0 if name in normalisation(network) else 0.5), name
+    assert len(optimizer(network.parameters(), TrainConfig()).param_groups) == 1
+
+
+def test_average_after_a_warm_up() -> None:
+    """decay = min(tau, (1 + n)/(10 + n)) after n steps beyond the warm-up, typed again; a copy before (trap 8)."""
+    total, tau = 200, 0.7
+    weight = nn.Linear(1, 1, bias=False)
+    model = torch.optim.swa_utils.AveragedModel(
+        weight, multi_avg_fn=average(TrainConfig(ema=tau, ema_warmup=0.025), total)
+    )
+    expected = 0.0
+    for step in range(1, 40):
+        nn.init.constant_(weight.weight, float(step))
+        model.update_parameters(weight)
+        n = step - 5
+        decay = min(tau, (1 + n) / (10 + n)) if n >= 0 else 0.0
+        expected = decay * expected + (1 - decay) * step
+        (found,) = model.parameters()
+        assert found.item() == pytest.approx(expected, rel=1e-5), step

@@ -164,6 +164,20 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         ("standard", {"ema": 0.9, "momentum": 0.9, "schedule": "cosine", "warmup_steps": 4}),
         ("standard", {"optimizer": "adam", "lr": 0.01, "validate_every": 2, "gradient_clip": 0.5}),
         ("pgd_at", {"schedule": "one-cycle", "warmup_steps": 6, "drop_last": True}),
+        (
+            "standard",
+            {
+                "ema": 0.9,
+                "ema_warmup": 0.2,
+                "schedule": "one-cycle",
+                "warmup_steps": 6,
+                "epoch_schedule": True,
+                "momentum_cycle": [0.85, 0.95],
+                "decay_norm": False,
+                "first_statistics": True,
+                "select_attack": {"steps": 2, "objective": "margin"},
+            },
+        ),
     ],
 )
 def test_resume_restores_every_part_of_the_state(
@@ -457,6 +471,48 @@ def test_moving_average_of_weights_and_copy_of_buffers(make_experiment: Make, da
     for name, value in training.model.named_buffers():
         assert torch.equal(buffers[name], value), name
         assert buffers[name].data_ptr() != value.data_ptr(), name
+
+
+def test_first_statistics_are_those_of_the_first_batch(make_experiment: Make, data: Dataset, tmp_path: Path) -> None:
+    """imrahulr/adversarial_robustness_pytorch: momentum 1 in the first step, as Haiku begins."""
+    found = {}
+    for first_statistics in (False, True):
+        experiment = make_experiment("standard", first_statistics=first_statistics)
+        training = trainer._Training(experiment, data, tmp_path, CPU)
+        training.model.train()
+        layer = next(module for module in training.model.modules() if isinstance(module, torch.nn.BatchNorm2d))
+        for step in range(2):
+            training._step(step)
+            assert layer.momentum == 0.1
+            found[first_statistics, step] = layer.running_mean.clone() if layer.running_mean is not None else None
+    torch.testing.assert_close(found[False, 0], 0.1 * found[True, 0])
+    assert not torch.equal(found[True, 1], found[True, 0])
+
+
+def test_what_does_not_decay_is_recorded(make_experiment: Make, data: Dataset, tmp_path: Path) -> None:
+    """adversarial-training.md, trap 15."""
+    manifest = trainer.read_manifest(train(make_experiment("standard", epochs=1), data, tmp_path, CPU))
+    assert manifest["undecayed"] == []
+    folder = train(make_experiment("standard", epochs=1, decay_norm=False), data, tmp_path, CPU)
+    spared = trainer.read_manifest(folder)["undecayed"]
+    assert "model.network.norm.weight" in spared
+    assert all(".norm" in name for name in spared)
+
+
+def test_generated_images_are_trained_on_beside_the_real_ones(
+    make_experiment: Make, data: Dataset, tmp_path: Path
+) -> None:
+    generated = ImageSet(torch.full((10, *data.image_shape), 255, dtype=torch.uint8), torch.zeros(10).long())
+    experiment = make_experiment("standard", epochs=2)
+    both = replace(data, generated=generated)
+    assert experiment.digest(both.digests) != experiment.digest(data.digests)
+    training = trainer._Training(experiment, both, tmp_path, CPU)
+    x, y = training.labelled.batch(0)
+    white = (x[:, :, 1:-1, 1:-1] == 1).flatten(1).all(1)
+    assert int(white.sum()) == int(0.7 * len(x))
+    assert torch.equal(y[white], torch.zeros(int(white.sum())).long())
+    plain, mixed = (load_checkpoint(train(experiment, d, tmp_path, CPU), "last").model for d in (data, both))
+    assert not torch.equal(flat(plain), flat(mixed))
 
 
 def test_moving_average_is_what_is_saved(make_experiment: Make, data: Dataset, tmp_path: Path) -> None:
