@@ -39,6 +39,7 @@ def _ebjdat_on(host: str) -> dict[str, Any]:
 
 # Each image of the loss passes once. Beside these, PGD-AT: 10 attack. TRADES and WEAT: 10 attack and the clean
 # prediction, forward only. JEM, JEM++, SADA-JEM and M-EBM: 20, 10, 5 and 2 sampler, and SADA-JEM its loss twice.
+# DHAT: 10 attack, 10 inverse attack, and forward only the clean and the adversarial images of the latter.
 # JEAT: 10 attack, 10 sampler. EB-JDAT: 5 attack, 10 sampler, and on SADA-JEM its loss twice.
 VARIANTS = {
     "standard": Variant("standard", (1, 1)),
@@ -55,6 +56,8 @@ VARIANTS = {
     "mebm, marginal": Variant("mebm", (2 + 3, 2 + 3), {"w_clean": 1.0, "head": "marginal"}),
     "jeat": Variant("jeat", (22, 22)),
     "jeat, clean": Variant("jeat", (23, 23), {"positives": "clean"}),
+    "dhat": Variant("dhat", (10 + 2 + 10 + 3, 10 + 10 + 3)),
+    "dhat, projection": Variant("dhat", (25, 23), {"orthogonality": "projection", "attack_mode": "eval"}),
     "ebjdat": Variant("ebjdat", (19, 19)),
     "ebjdat, jem": Variant("ebjdat", (19, 19), _ebjdat_on("jem")),
     "ebjdat, sadajem": Variant("ebjdat", (10 + 5 + 4 + 4, 10 + 5 + 4 + 4), _ebjdat_on("sadajem")),

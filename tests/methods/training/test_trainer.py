@@ -164,6 +164,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         ("standard", {"ema": 0.9, "momentum": 0.9, "schedule": "cosine", "warmup_steps": 4}),
         ("standard", {"optimizer": "adam", "lr": 0.01, "validate_every": 2, "gradient_clip": 0.5}),
         ("pgd_at", {"schedule": "one-cycle", "warmup_steps": 6, "drop_last": True}),
+        ("dhat", {}),
     ],
 )
 def test_resume_restores_every_part_of_the_state(
