@@ -11,8 +11,8 @@ the training the update is the base's; x_adv attacks cross-entropy in eval mode 
 momentum and weight decay act on what is edited.
 Ours: x_adv is clamped to [0, 1] at every step (theirs discards that, so only the last iterate is; 26 of the 768 pixels
 in our test then end elsewhere); a clean gradient of 0 edits nothing (theirs divides by it). CE(f(x), y) is the base's
-own term where it has one, else one more pass, after the base's (theirs before). Around AWP both gradients are those at
-theta + v (theirs passes x at theta and goes back through weights that are theta + v by then).
+own clean term where it has one, else one more pass, after the base's (theirs before). Around AWP both gradients are
+those at theta + v (theirs passes x at theta and goes back through weights that are theta + v by then).
 """
 
 from collections.abc import Callable
@@ -114,6 +114,6 @@ class AGR(Wrapper):
 
         def clean() -> Tensor:
             term = latest.terms.get("clean")
-            return cross_entropy(model(batch.x), batch.y).mean() if term is None else term
+            return cross_entropy(model(batch.x), batch.labels).mean() if term is None else term
 
         return self.base.descend(model, batch, Edited(update, model, clean, self.config.clip), remembered)

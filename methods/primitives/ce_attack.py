@@ -21,6 +21,9 @@ def ce_attack(
     """x_adv = argmax CE(f(x'), y) over the ball around ``x`` [B, ...], detached (Madry et al. 2018).
 
     ``model`` (images -> logits) is in ``mode`` meanwhile; gradients reach the images only.
+
+    Args:
+        y: labels [B], or probabilities of the classes [B, K].
     """
     with attacked(model, mode):
         return attack(lambda x_adv: cross_entropy(model(x_adv), y), x, threat, generator)

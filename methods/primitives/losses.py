@@ -28,7 +28,7 @@ def kl_divergence(logits_p: Tensor, logits_q: Tensor, floor: float = 0.0) -> Ten
     # Both sides in logs: with p as target, the gradient of p log p is undefined where p underflows to 0.
     log_p, log_q = F.log_softmax(logits_p.float(), 1), F.log_softmax(logits_q.float(), 1)
     if floor:
-        log_q = torch.logaddexp(log_q, log_q.new_tensor(math.log(floor)))
+        log_q = torch.logaddexp(log_q, log_q.new_full((), math.log(floor)))
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
 
 

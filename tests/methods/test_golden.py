@@ -15,6 +15,8 @@ from methods.awp import Config as AWPConfig
 from methods.backbones import BackboneConfig
 from methods.ebjdat import EBJDAT
 from methods.ebjdat import Config as EBJDATConfig
+from methods.gen_data import Config as GenDataConfig
+from methods.gen_data import GenData
 from methods.jem import JEM
 from methods.jem import Config as JEMConfig
 from methods.jempp import JEMPP
@@ -30,6 +32,7 @@ from methods.mebm import Config as MEBMConfig
 from methods.pgd_at import PGDAT
 from methods.pgd_at import Config as PGDATConfig
 from methods.primitives import attacks, per_sample_attack, samplers, threat
+from methods.primitives.cutmix import Box, paste
 from methods.primitives.energy_attack import EnergyAttack
 from methods.primitives.negatives import Chains, Negatives
 from methods.primitives.per_sample_attack import Choices
@@ -37,9 +40,14 @@ from methods.primitives.random import generator
 from methods.primitives.reinforce import Policy, PolicySGD
 from methods.primitives.sharpness import SAM
 from methods.primitives.starts import Start
+from methods.primitives.targets import one_hot
 from methods.primitives.threat import ThreatModel
 from methods.sadajem import SADAJEM
 from methods.sadajem import Config as SADAJEMConfig
+from methods.score import SCORE
+from methods.score import Config as SCOREConfig
+from methods.tdat import TDAT
+from methods.tdat import Config as TDATConfig
 from methods.trades import TRADES
 from methods.trades import Config as TRADESConfig
 from methods.training.config import TrainConfig
@@ -726,3 +734,107 @@ def test_las_awp_reward(
     reward = Reward(w_robust=1.0, w_clean=1.0)
     found = reward(method.base, model, batch, inner, expected["settings"]["lr"]).tolist()
     assert found == pytest.approx(expected["rewards"], rel=1e-5)
+
+
+def rolled(batch: Batch, expected: dict[str, Any]) -> Batch:
+    """The batch with its images rolled as the settings say: ``x.roll(3)``."""
+    shift = int(expected["settings"]["x"].removeprefix("x.roll(").removesuffix(")"))
+    return replace(batch, x=batch.x.roll(shift))
+
+
+def assert_adversarial_loss(
+    method: Method, batch: Batch, expected: dict[str, Any], network: Network, constant: float = 0.0
+) -> Losses:
+    """The iterate of the attack, then the loss, its gradient and the statistics that its passes lead to."""
+    model = network()
+    inner = method.inner(network(), batch)
+    torch.testing.assert_close(inner["x_adv"], images_of(expected["x_adv"]), atol=1e-5, rtol=0)
+    losses = method.loss(model, batch, inner)
+    assert losses.total.item() - constant == pytest.approx(expected["loss"], rel=1e-5)
+    losses.total.backward()
+    assert_gradient(model, expected)
+    return losses
+
+
+@pytest.mark.parametrize("epoch", [0, 100])
+def test_tdat(epoch: int, golden_network: Network, golden_images: Images, golden: Golden) -> None:
+    recorded = golden("tdat")
+    expected, batch = recorded[f"epoch_{epoch}"], rolled(batch_of(golden_images), recorded)
+    batch = replace(batch, progress=epoch / 110)
+    method = TDAT(TDATConfig(), replace(task("Linf:8/255"), batch_size=4, epochs=110))
+    method.delta.copy_(8 / 255 * golden_images["noise"].sign())
+    assert method._gamma(batch) == pytest.approx(expected["gamma"], abs=1e-8)
+
+    losses = assert_adversarial_loss(method, batch, expected, golden_network)
+    assert losses.terms["adversarial"].item() == pytest.approx(expected["adversarial"], rel=1e-5)
+    assert losses.terms["robust"].item() == pytest.approx(expected["robust"], rel=1e-5)
+    assert method.delta.sum().item() == pytest.approx(expected["next_delta_sum"], abs=1e-4)
+    if "next_delta" in expected:
+        torch.testing.assert_close(method.delta, images_of(expected["next_delta"]), atol=1e-5, rtol=0)
+
+
+def test_tdat_statistics_after_a_step(golden_network: Network, golden_images: Images, golden: Golden) -> None:
+    recorded, model = golden("tdat"), golden_network()
+    method = TDAT(TDATConfig(), replace(task("Linf:8/255"), batch_size=4, epochs=110))
+    method.delta.copy_(8 / 255 * golden_images["noise"].sign())
+    method.step(model, rolled(batch_of(golden_images), recorded), updater(model, 0.1, 5e-4))
+    assert_statistics(model, recorded["epoch_0"]["running_statistics"])
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("generated", SCOREConfig()),
+        (
+            "trades",
+            SCOREConfig(beta=6, clip=0.3, clip_on="sum", attack=attacks.PGD(start="normal"), attack_mode="eval"),
+        ),
+        ("pgd", SCOREConfig(form="pgd", clip=0.4, attack_mode="train")),
+    ],
+)
+def test_score(
+    name: str,
+    config: SCOREConfig,
+    golden_network: Network,
+    golden_images: Images,
+    golden: Golden,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = golden("score")[name]
+    fix_uniform_start(monkeypatch, golden_images)
+    monkeypatch.setattr(attacks, "normal_like", lambda x, generator: golden_images["noise"])
+    batch, method = rolled(batch_of(golden_images), expected), SCORE(config, task("Linf:8/255"))
+    assert_adversarial_loss(method, batch, expected, golden_network)
+    model = golden_network()
+    method.step(model, batch, updater(model, 0.1, 5e-4))
+    if "running_statistics" in expected:  # not of the trades form, whose clean pass is their last
+        assert_statistics(model, expected["running_statistics"])
+
+
+def test_generated_data(
+    golden_network: Network, golden_images: Images, golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = golden("gen_data")["smoothed"]
+    fix_uniform_start(monkeypatch, golden_images)
+    batch, method = rolled(batch_of(golden_images), expected), GenData(GenDataConfig(), task("Linf:8/255"))
+    assert_adversarial_loss(method, batch, expected, golden_network)
+    model = golden_network()
+    method.step(model, batch, updater(model, 0.1, 5e-4))
+    assert_statistics(model, expected["running_statistics"])
+
+
+def test_generated_data_with_cutmix(
+    golden_network: Network, golden_images: Images, golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The box of 5 x 5 pixels around (3, 6), cut off at the right edge; their loss is the KL from the mixed labels."""
+    expected = golden("gen_data")["cutmix"]
+    fix_uniform_start(monkeypatch, golden_images)
+    batch = rolled(batch_of(golden_images), expected)
+    partner = torch.tensor(expected["drawn"]["permutation"])
+    x, target = paste(batch.x, one_hot(batch.y, 10), Box(1, 4, 4, 4), partner)
+    torch.testing.assert_close(x, images_of(expected["mixed_x"]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(target, torch.tensor(expected["mixed_y"]).view(4, 10), atol=1e-6, rtol=0)
+
+    monkeypatch.setattr("methods.gen_data.cutmix", lambda *_: (x, target))
+    method = GenData(GenDataConfig(cutmix=True), task("Linf:8/255"))
+    assert_adversarial_loss(method, batch, expected, golden_network, constant=expected["entropy"])
