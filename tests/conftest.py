@@ -36,18 +36,34 @@ def _network() -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(128, 10),
     )
+    _fill(network, linear=12)
+    return network
+
+
+def _fill(network: nn.Module, linear: float = 2) -> None:
     with torch.no_grad():
         for phase, (name, value) in enumerate(network.state_dict().items()):
             wave = _wave(value.shape, phase)
             if name.endswith("num_batches_tracked"):
                 continue
             if value.dim() > 1:
-                value.copy_((2 if value.dim() == 4 else 12) * wave / value[0].numel() ** 0.5)
+                value.copy_((2 if value.dim() == 4 else linear) * wave / value[0].numel() ** 0.5)
             elif name.endswith("running_var"):
                 value.copy_(0.5 + 0.2 * wave)
             else:
                 value.copy_(0.2 * wave + (value.mean() > 0.5))
-    return network
+
+
+@pytest.fixture
+def fill_network() -> Callable[[nn.Module], None]:
+    """Give any new network weights and statistics, each by its place among those of its state dict."""
+    return _fill
+
+
+@pytest.fixture
+def golden_pictures() -> Tensor:
+    """Return two images of CIFAR-10's size, [2, 3, 32, 32] in [0, 1]."""
+    return 0.5 + 0.5 * _wave((2, 3, 32, 32), 212)
 
 
 @pytest.fixture

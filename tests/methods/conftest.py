@@ -17,7 +17,9 @@ from methods.training.method import Batch, Method, Task
 Options = dict[str, Any]
 _FEW_CHAINS = {"negatives": {"buffer_size": 40}}
 _SMALL = {"architecture": "wrn", "depth": 10, "widen": 1, "normalize": "none"}
+_SMALL_NETWORK = {"backbone": {"architecture": "wrn", "depth": 10, "widen": 1}, "epochs": 1}
 TINY: dict[str, Options] = {
+    "dhat": {"auxiliary": _SMALL_NETWORK},
     "ebjdat": {"host_options": _FEW_CHAINS},
     **dict.fromkeys(("jem", "jempp", "sadajem", "mebm", "jeat"), _FEW_CHAINS),
     "lbgat": {"teacher": _SMALL},

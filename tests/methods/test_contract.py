@@ -54,6 +54,7 @@ _EVERY_STEP = {"every": 1, "reward": {"attack": {"steps": 1}}}
 # LBGAT: as TRADES, and at beta 0 the clean images for the statistics alone. LAS around PGD-AT and TRADES: as they, with
 # the longest strategy. A step of its policy: 10 attack; the loss forward; one step; 2 starts of one step, each with its
 # gradient and its end; two accuracies.
+# DHAT: 10 attack, 10 inverse attack, and forward only the clean and the adversarial images of the latter.
 VARIANTS = {
     "standard": Variant("standard", (1, 1)),
     "pgd_at": Variant("pgd_at", (11, 11)),
@@ -69,6 +70,8 @@ VARIANTS = {
     "mebm, marginal": Variant("mebm", (2 + 3, 2 + 3), {"w_clean": 1.0, "head": "marginal"}),
     "jeat": Variant("jeat", (22, 22)),
     "jeat, clean": Variant("jeat", (23, 23), {"positives": "clean"}),
+    "dhat": Variant("dhat", (10 + 2 + 10 + 3, 10 + 10 + 3)),
+    "dhat, projection": Variant("dhat", (25, 23), {"orthogonality": "projection", "attack_mode": "eval"}),
     "ebjdat": Variant("ebjdat", (19, 19)),
     "ebjdat, jem": Variant("ebjdat", (19, 19), _ebjdat_on("jem")),
     "tdat": Variant("tdat", (1 + 2, 1 + 2)),

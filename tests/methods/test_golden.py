@@ -13,6 +13,8 @@ from methods.agr import Config as AGRConfig
 from methods.awp import AWP
 from methods.awp import Config as AWPConfig
 from methods.backbones import BackboneConfig
+from methods.dhat import DHAT
+from methods.dhat import Config as DHATConfig
 from methods.ebjdat import EBJDAT
 from methods.ebjdat import Config as EBJDATConfig
 from methods.gen_data import Config as GenDataConfig
@@ -54,6 +56,7 @@ from methods.training.config import TrainConfig
 from methods.training.density import DensityMethod
 from methods.training.method import Batch, Losses, Method, Task
 from methods.training.optim import Updater, optimizer
+from methods.training.pretrained import PretrainedConfig
 from methods.training.reward import Reward
 from methods.weat import WEAT
 from methods.weat import Config as WEATConfig
@@ -838,3 +841,26 @@ def test_generated_data_with_cutmix(
     monkeypatch.setattr("methods.gen_data.cutmix", lambda *_: (x, target))
     method = GenData(GenDataConfig(cutmix=True), task("Linf:8/255"))
     assert_adversarial_loss(method, batch, expected, golden_network, constant=expected["entropy"])
+
+
+def test_dhat(golden_network: Network, golden_images: Images, golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a step but its mask, of which the authors' repository lacks the source: a given Grad-CAM stands for it."""
+    expected, model = golden("dhat"), golden_network()
+    fix_uniform_start(monkeypatch, golden_images)
+    index = torch.arange(4 * 8 * 8, dtype=torch.float64)
+    cam = 0.5 + 0.5 * torch.sin(12.9898 * index + 78.233 * 215).view(4, 1, 8, 8)
+    network = BackboneConfig("wrn", 10, 1)
+    method = DHAT(DHATConfig(auxiliary=PretrainedConfig(backbone=network)), task("Linf:8/255"))
+    monkeypatch.setattr(method, "_foreground", lambda batch: cam > method.config.threshold)
+    batch = replace(batch_of(golden_images), x=golden_images["x"].roll(expected["settings"]["roll"]))
+
+    inner = method.inner(model, batch)
+    torch.testing.assert_close(inner["x_adv"], images_of(expected["x_adv"]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(inner["x_inverse"], images_of(expected["x_inverse"]), atol=1e-5, rtol=0)
+    losses = method.loss(model, batch, inner)
+    assert losses.total.item() == pytest.approx(expected["loss"], rel=1e-5)
+    for ours, theirs in (("adversarial", "cross_entropy"), ("align", "kl"), ("orthogonal", "orthogonal")):
+        assert losses.terms[ours].item() == pytest.approx(expected[theirs], rel=1e-5)
+    losses.total.backward()
+    assert_gradient(model, expected)
+    assert_statistics(model, expected["running_statistics"])

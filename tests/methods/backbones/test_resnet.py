@@ -41,7 +41,7 @@ def test_network_is_the_authors(
     fill_network(network)
     expected = golden("backbones")[shape]["train" if training else "eval"]
     with torch.no_grad():
-        assert network(golden_pictures).tolist() == [pytest.approx(row, abs=1e-5) for row in expected]
+        assert network(golden_pictures.double()).tolist() == [pytest.approx(row, abs=1e-5) for row in expected]
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_swish_network_is_the_authors(
     classifier = build(config, 10, (3, 32, 32), *cifar10).double().train(training)
     fill_network(classifier.network)
     expected = golden("backbones")["swish-wrn"]["train" if training else "eval"]
-    assert classifier(golden_pictures).tolist() == [pytest.approx(row, abs=1e-5) for row in expected]
+    assert classifier(golden_pictures.double()).tolist() == [pytest.approx(row, abs=1e-5) for row in expected]
 
 
 @pytest.mark.parametrize("sides", [(8, 8), (7, 6), (5, 9)])

@@ -180,6 +180,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
                 "select_attack": {"steps": 2, "objective": "margin"},
             },
         ),
+        ("dhat", {}),
     ],
 )
 def test_resume_restores_every_part_of_the_state(
