@@ -9,11 +9,11 @@ On pgd_at it is LAS-AT, on trades LAS-TRADES (pi chooses beta_i too), on awp LAS
 Followed from the code and not the paper: one reward a batch and no baseline; the policy learns before the model, on a
 crafted batch of its own, and then chooses again in eval mode; LAS-AT trains on images beyond eps (``clip: false``),
 LAS-AWP projects them only for the model; the step to theta' has no momentum, and smoothed labels in LAS-AWP too.
-Ours: theta' is not a copy; the loss in R is in eval mode, in LAS-TRADES too, whose code moves the statistics by it; the
-reward sees what the model is trained on (the CIFAR-10 code of LAS-AWP forgets to normalise there: here the network
-does); no choice of the kind of attack, of which there is one; no clamp on accuracies, which cannot reach it; no list of
-log-likelihoods, which nothing reads; the rate of the policy is its own, with milestones in shares of the training
-(LAS-AT's count steps that its schedule never reaches: none).
+Ours: theta' is not a copy, and in LAS-AWP its perturbation is that of the smoothed loss too; the loss in R is in eval
+mode, in LAS-TRADES too, whose code moves the statistics by it; the reward sees what the model is trained on (LAS-AWP on
+CIFAR-10 forgets to normalise there; here the network does); no choice of the kind of attack, of which there is one; no
+clamp on accuracies, which cannot reach it; no list of log-likelihoods, which nothing reads; the policy's rate has
+milestones of its own in shares of the training (LAS-AT's count steps that its schedule never reaches: none).
 """
 
 from dataclasses import dataclass, field

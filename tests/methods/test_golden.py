@@ -722,6 +722,23 @@ def test_las_step(
             assert weights == pytest.approx(expected[f"{prefix}{layer}_after"], abs=1e-5)
 
 
+def test_las_awp_reward(
+    golden_network: Network, golden_images: Images, golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step in it is AWP's; its v is the smoothed loss's here and the plain one's there."""
+    expected, settings = golden("las_at")["las_awp"], golden("las_at")["las_at"]["settings"]
+    fix_uniform_start(monkeypatch, golden_images)
+    eighths = [tuple(k / 8 for k in settings[key]) for key in ("epsilon_types", "step_size_types")]
+    choices = Choices(eighths[0], tuple(settings["attack_iters_types"]), eighths[1])
+    method = LASAT(LASATConfig(base="awp", choices=choices, strategy=SMALL, clip=True), task("Linf:8/255"))
+    model, batch = golden_network(), batch_of(golden_images)
+    picks = [torch.tensor(numbers) for numbers in settings["policy_picks"]]
+    inner = method._craft(model, batch, picks, generator(0))
+    reward = Reward(w_robust=1.0, w_clean=1.0)
+    found = reward(method.base, model, batch, inner, expected["settings"]["lr"]).tolist()
+    assert found == pytest.approx(expected["rewards"], rel=1e-5)
+
+
 def rolled(batch: Batch, expected: dict[str, Any]) -> Batch:
     """The batch with its images rolled as the settings say: ``x.roll(3)``."""
     shift = int(expected["settings"]["x"].removeprefix("x.roll(").removesuffix(")"))

@@ -164,6 +164,8 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         ("standard", {"ema": 0.9, "momentum": 0.9, "schedule": "cosine", "warmup_steps": 4}),
         ("standard", {"optimizer": "adam", "lr": 0.01, "validate_every": 2, "gradient_clip": 0.5}),
         ("pgd_at", {"schedule": "one-cycle", "warmup_steps": 6, "drop_last": True}),
+        ("lbgat", {"gradient_clip": 0.5}),
+        ("las_at", {}),
         (
             "standard",
             {
@@ -189,7 +191,8 @@ def test_resume_restores_every_part_of_the_state(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    experiment = make_experiment(method, checkpoint_seconds=0.0, **settings)
+    options = {"las_at": {"every": 2, "optimizer": {"momentum": 0.9}, "choices": {"steps": [1, 2]}}}.get(method)
+    experiment = make_experiment(method, options, checkpoint_seconds=0.0, **settings)
     expected = results(train(experiment, data, tmp_path / "straight", CPU))
     for step in (5, 11):
         with monkeypatch.context() as patch:
