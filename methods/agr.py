@@ -91,10 +91,8 @@ class AGR(Wrapper):
 
     def __init__(self, config: Any, task: Task) -> None:
         super().__init__(config, task)
-        if config.inner == "ce" and self.density:
-            raise InputError(
-                f'The inner problem of "{config.base}" is not an attack alone: set options.inner to "base".'
-            )
+        if config.inner == "ce":
+            self.refuse_other_attacks()
 
     def inner(self, model: nn.Module, batch: Batch) -> Inner:
         if self.config.inner == "base":

@@ -62,6 +62,10 @@ class GenData(Method):
         fidelity="official",
     )
 
+    @property
+    def any_attack(self) -> bool:
+        return not self.config.cutmix
+
     def inner(self, model: nn.Module, batch: Batch) -> Inner:
         config, threat, random = self.config, self.task.threat, batch.generator("attack")
         if not config.cutmix:

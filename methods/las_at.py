@@ -75,8 +75,9 @@ class LASAT(Wrapper):
 
     def __init__(self, config: Any, task: Task) -> None:
         super().__init__(config, task)
-        if self.density:
-            raise InputError(f'options.base is a method that learns from attacked images, and "{config.base}" samples.')
+        self.refuse_other_attacks()
+        if config.choices.beta and "trades" not in (config.base, config.base_options.get("base")):
+            raise InputError(f'options.choices.beta weighs the robust term of trades, which "{config.base}" lacks.')
         sizes = [len(values) for values in config.choices.named.values()]
         self.policy = Policy(auxiliary(config.strategy, task, sum(sizes), "options.strategy"), sizes, config.optimizer)
         self.register_buffer("chosen", torch.zeros(len(sizes)))

@@ -49,6 +49,7 @@ class Config:
 
 class LBGAT(Method):
     Config = Config
+    any_attack = True
     card = Card(
         title="Learnable Boundary Guided Adversarial Training",
         arxiv="2011.11164",

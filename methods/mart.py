@@ -35,6 +35,7 @@ class Config:
 
 class MART(Method):
     Config = Config
+    any_attack = True
     card = Card(
         title="Improving Adversarial Robustness Requires Revisiting Misclassified Examples",
         arxiv="none (OpenReview rklOg6EFwS)",

@@ -29,6 +29,7 @@ class Config:
 
 class PGDAT(Method):
     Config = Config
+    any_attack = True
     card = Card(
         title="Towards Deep Learning Models Resistant to Adversarial Attacks",
         arxiv="1706.06083",

@@ -51,6 +51,7 @@ class Config:
 
 class SCORE(Method):
     Config = Config
+    any_attack = True
     card = Card(
         title="Robustness and Accuracy Could Be Reconcilable by (Proper) Definition",
         arxiv="2202.10103",

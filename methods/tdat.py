@@ -9,8 +9,8 @@
 Followed from the code and not the paper: x_ref is x_0 (paper: x); the average of perturbations is overwritten by the
 last one (``momentum: 0``; paper: .75); tan (paper: tanh). Both logits carry a gradient, as does the weight. Train mode.
 Ours: delta_0 is clamped to the bounds of the images it meets, so that x_0 is an image (the code: of those before); a
-smaller batch uses its first rows; x_0 passes once for the attack and once for the loss (the code keeps the graph of
-the one), and only the second pass moves BatchNorm's statistics, so they are those of the code.
+smaller batch uses its first rows. As in the code, one pass of x_0 serves the attack and the loss (:meth:`TDAT.step`);
+inside a wrapper, whose loss is a function of its own, x_0 passes twice, and only the second moves the statistics.
 """
 
 import math
@@ -26,7 +26,7 @@ from methods.primitives.losses import accuracy, cross_entropy
 from methods.primitives.modes import AttackMode, attacked
 from methods.primitives.random import generator, uniform_like
 from methods.primitives.targets import soft_targets
-from methods.training.method import Batch, Card, Inner, Losses, Method, Task
+from methods.training.method import Batch, Card, Inner, Losses, Method, Task, Update, observed
 
 _SCHEDULES = {"tan": math.tan, "tanh": math.tanh}
 
@@ -78,26 +78,48 @@ class TDAT(Method):
 
     def inner(self, model: nn.Module, batch: Batch) -> Inner:
         config, threat, random = self.config, self.task.threat, batch.generator("attack")
-        target = soft_targets(batch.y, self.task.num_classes, self._gamma(batch), "others")
-        before = self.delta[: len(batch.x)]
-        x_start = threat.project(batch.x + before, batch.x)
+        x_start, target = self._start(batch), self._target(batch, "others")
         with attacked(model, config.attack_mode):
             x_adv = config.attack(lambda x: cross_entropy(model(x), target), batch.x, threat, random, x_start)
-        before.mul_(config.momentum).add_(x_adv - batch.x, alpha=1 - config.momentum)
+        self._carry(batch, x_adv)
         return {"x_adv": x_adv, "x_start": x_start}
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
         reference = model(inner["x_start"] if self.config.reference == "start" else batch.x)
-        logits = model(inner["x_adv"])
-        target = soft_targets(batch.y, self.task.num_classes, self._gamma(batch), "all")
-        adversarial = cross_entropy(logits, target).mean()
+        return self._losses(batch, reference, model(inner["x_adv"]))
+
+    def step(self, model: nn.Module, batch: Batch, update: Update) -> Losses:
+        config, threat = self.config, self.task.threat
+        if not (config.reference == "start" and config.attack.steps == 1 and config.attack_mode != "eval"):
+            return super().step(model, batch, update)
+        x_start = self._start(batch).requires_grad_()
+        reference = model(x_start)
+        raised = cross_entropy(reference, self._target(batch, "others")).sum()
+        (gradient,) = torch.autograd.grad(raised, x_start, retain_graph=True)
+        length = config.attack.step_size * threat.radius
+        x_adv = threat.project(x_start.detach() + length * threat.steepest(gradient), batch.x)
+        self._carry(batch, x_adv)
+        losses = self._losses(batch, reference, model(x_adv))
+        update(losses.total)
+        return Losses(losses.total, losses.terms | observed(batch, {"x_adv": x_adv}))
+
+    def _losses(self, batch: Batch, reference: Tensor, logits: Tensor) -> Losses:
+        adversarial = cross_entropy(logits, self._target(batch, "all")).mean()
         confidence = reference.float().softmax(1).gather(1, batch.y[:, None]).squeeze(1)
         distance = (reference.float() - logits.float()).square().sum(1)
         robust = (distance * torch.tanh(1.0000001 - confidence)).mean()
-        return Losses(
-            adversarial + self.config.penalty * robust,
-            {"adversarial": adversarial, "robust": robust, "accuracy_adv": accuracy(logits, batch.y)},
-        )
+        terms = {"adversarial": adversarial, "robust": robust, "accuracy_adv": accuracy(logits, batch.y)}
+        return Losses(adversarial + self.config.penalty * robust, terms)
+
+    def _start(self, batch: Batch) -> Tensor:
+        return self.task.threat.project(batch.x + self.delta[: len(batch.x)], batch.x)
+
+    def _carry(self, batch: Batch, x_adv: Tensor) -> None:
+        share = self.config.momentum
+        self.delta[: len(batch.x)].mul_(share).add_(x_adv - batch.x, alpha=1 - share)
+
+    def _target(self, batch: Batch, over: Literal["all", "others"]) -> Tensor:
+        return soft_targets(batch.y, self.task.num_classes, self._gamma(batch), over)
 
     def _gamma(self, batch: Batch) -> float:
         config, epochs = self.config, self.task.epochs

@@ -32,6 +32,7 @@ class Config:
 
 class TRADES(Method):
     Config = Config
+    any_attack = True
     card = Card(
         title="Theoretically Principled Trade-off between Robustness and Accuracy",
         arxiv="1901.08573",

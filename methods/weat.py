@@ -39,6 +39,7 @@ class Config:
 
 class WEAT(Method):
     Config = Config
+    any_attack = True
     card = Card(
         title="Shedding More Light on Robust Classifiers under the lens of Energy-based Models",
         arxiv="2407.06315",

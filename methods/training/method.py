@@ -136,6 +136,8 @@ class Method(nn.Module):
     card: ClassVar[Card]
     density: ClassVar[bool] = False
     """Whether the trainer must feed the p(x) path (``Batch.x_density``)."""
+    any_attack: ClassVar[bool] = False
+    """Whether ``loss`` needs nothing of ``inner`` but ``x_adv``, so that a method around this one may craft it."""
 
     def __init__(self, config: Any, task: Task) -> None:
         super().__init__()
@@ -173,7 +175,7 @@ class Method(nn.Module):
         """Make one training step; the terms are those of the loss and what was seen of the inner problem."""
         inner = self.inner(model, batch)
         losses = self.descend(model, batch, update, lambda: self.loss(model, batch, inner))
-        return Losses(losses.total, losses.terms | _observed(batch, inner) | self.report())
+        return Losses(losses.total, losses.terms | observed(batch, inner) | self.report())
 
     def report(self) -> dict[str, Tensor]:
         """Return what the state of the method adds to the log of a step, as scalars."""
@@ -195,7 +197,7 @@ class Method(nn.Module):
         return {"energy": "marginal", "mode": "eval", "start": None, "sampler": None}
 
 
-def _observed(batch: Batch, inner: Inner) -> dict[str, Tensor]:
+def observed(batch: Batch, inner: Inner) -> dict[str, Tensor]:
     """Return the largest perturbation, and how many values of the inner problem are NaN or infinite."""
     seen: dict[str, Tensor] = {}
     if "x_adv" in inner:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from methods import get
 from methods.data import ImageSet
+from methods.errors import InputError
 from methods.training.config import overlay
 from methods.training.method import Batch, Inner, Losses, Method, Task, Update
 
@@ -69,6 +70,18 @@ class Wrapper(Method):
     @property
     def density(self) -> bool:
         return self.base.density
+
+    @property
+    def any_attack(self) -> bool:
+        return self.base.any_attack
+
+    def refuse_other_attacks(self) -> None:
+        """Raise InputError where the loss inside needs more of its inner problem than adversarial images."""
+        if not self.base.any_attack:
+            raise InputError(
+                f'The loss of "{self.config.base}" needs more than x_adv of its own inner problem, in place of which '
+                "another attack is to come: take another options.base."
+            )
 
     def check(self, model: nn.Module) -> None:
         self.base.check(model)

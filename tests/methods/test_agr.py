@@ -163,7 +163,7 @@ def test_the_adversary_is_the_code_s_or_the_base_s(make_method: MakeMethod, netw
     ("options", "message"),
     [
         ({"base": "tradse"}, 'There is no method "tradse".*trades'),
-        ({"base": "sadajem"}, 'inner problem of "sadajem" is not an attack alone: set options.inner to "base"'),
+        ({"base": "sadajem"}, 'The loss of "sadajem" needs more than x_adv'),
         ({"start": 155}, r"options.start is a share of the training in \[0, 1\], not 155"),
         ({"clip": 0.0}, r"options.clip must be positive, not 0"),
         ({"inner": "kl"}, "options.inner"),
