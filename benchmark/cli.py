@@ -408,11 +408,12 @@ def court(
     threat: Annotated[str | None, typer.Option(help='Such as "Linf:8/255"; the data set\'s own by default.')] = None,
     device: Device = "auto",
     leaderboards: Leaderboards = Path("leaderboards"),
+    workers: Workers = 1,
 ) -> None:
     """Measure how often the masking court catches planted failures, and accuses the checkpoints of a table."""
     from benchmark import experiments
 
-    found, folder = experiments.court_power(dataset, threat, leaderboards, device)
+    found, folder = experiments.court_power(dataset, threat, leaderboards, device, workers)
     typer.echo(found.summary())
     typer.echo(f"tables: {folder}")
 

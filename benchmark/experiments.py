@@ -612,7 +612,9 @@ def generate(
     return record
 
 
-def court_power(dataset: str, threat: str | None, leaderboards: Path, device: str = "auto") -> tuple[Study, Path]:
+def court_power(
+    dataset: str, threat: str | None, leaderboards: Path, device: str = "auto", workers: int = 1
+) -> tuple[Study, Path]:
     """Measure the masking court on the checkpoints whose weights lie beside the entries of a table.
 
     Returns:
@@ -633,7 +635,8 @@ def court_power(dataset: str, threat: str | None, leaderboards: Path, device: st
     if not honest:
         raise InputError(f"No entry of {data.name} at {chosen} below {leaderboards} has its weights beside it.")
     output = folder / COURT
-    return study(list(honest), data, output, collapsed=list(collapsed), threat=chosen, device=place), output
+    found = study(list(honest), data, output, collapsed=list(collapsed), threat=chosen, device=place, workers=workers)
+    return found, output
 
 
 def _one_subject(

@@ -12,10 +12,13 @@ import io
 import statistics
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -40,6 +43,8 @@ from methods.training.progress import progress as shown
 FILES = ("court.md", "court.csv")
 _GRID = {"eps": [0, 0.5, 1, 2, 4, 8], "steps": [1, 5, 20, 50]}
 """The sweep's, coarser than its default: its ends and its middle decide the checks."""
+_Charge = tuple[Path, str | None]
+"""A checkpoint, and the name of what is planted in it."""
 _MODEL = ("subject", "weights", "kind", "failure", "clean", "pgd20")
 _LIBRARIES = ("torch", "numpy", "pyautoattack")
 
@@ -204,6 +209,7 @@ def study(
     seed: int = 0,
     device: torch.device | None = None,
     progress: bool = True,
+    workers: int = 1,
 ) -> Study:
     """Bring every checkpoint before the court, as it is and with failures planted.
 
@@ -220,6 +226,7 @@ def study(
         seed: root of every random stream.
         device: by default the CPU.
         progress: show it on stderr, with an ETA.
+        workers: processes that share the cases.
 
     Raises:
         InputError: no checkpoint, or one that is none or that is no classifier of this data set.
@@ -228,26 +235,56 @@ def study(
         raise InputError("The court's power is measured on checkpoints, and there are none.")
     device = device or torch.device("cpu")
     settings = protocol(dataset, threat, config, seed)
+    every = (*checkpoints, *collapsed)
+    total = len(every) + len(FAILURES) * (2 if bases is None else len(bases))
     cases: list[Case] = []
-    total = len(checkpoints) + len(collapsed) + len(FAILURES) * (2 if bases is None else len(bases))
-    with shown("masking court", total) if progress else nullcontext(lambda *_: None) as advance:
-        for place, path in enumerate((*checkpoints, *collapsed)):
-            case = hear(from_checkpoint(path, device), dataset, settings)
+    with (
+        shown("masking court", total) if progress else nullcontext(lambda *_: None) as advance,
+        _hearing(workers, dataset, settings, device) as heard,
+    ):
+        for place, case in enumerate(heard([(path, None) for path in every])):
+            assert case is not None
             cases.append(replace(case, collapsed=place >= len(checkpoints)))
-            advance(len(cases), f"{cases[-1].subject}: {cases[-1].verdict}")
-        done = len(cases)
-        for path in extremes(checkpoints, cases[: len(checkpoints)]) if bases is None else bases:
-            subject = from_checkpoint(path, device)
-            for failure in FAILURES:
-                with suppress(planted.Unplantable):
-                    cases.append(hear(subject, dataset, settings, failure))
-                done += 1
-                advance(done, f"{cases[-1].subject}, {cases[-1].failure}: {cases[-1].verdict}")
+            advance(len(cases), f"{case.subject}: {case.verdict}")
+        guilty = extremes(checkpoints, cases[: len(checkpoints)]) if bases is None else bases
+        charges = [(path, failure.name) for path in guilty for failure in FAILURES]
+        for done, case in enumerate(heard(charges), len(every) + 1):
+            if case is not None:
+                cases.append(case)
+                advance(done, f"{case.subject}, {case.failure}: {case.verdict}")
     found = Study(dataset.name, settings, min(settings.config(masking.NAME).images, len(dataset.test)), tuple(cases))
     if output is not None:
         write_text(output / FILES[0], found.markdown())
         write_text(output / FILES[1], found.csv())
     return found
+
+
+@contextmanager
+def _hearing(
+    workers: int, dataset: Dataset, protocol: Protocol, device: torch.device
+) -> Iterator[Callable[[Sequence[_Charge]], Iterable[Case | None]]]:
+    """Return what hears charges, in their order, in this process or in several, which share its threads."""
+    hear_one = partial(_hear, dataset=dataset, protocol=protocol, device=device)
+    if workers == 1:
+        yield lambda charges: map(hear_one, charges)
+        return
+    threads = max(1, torch.get_num_threads() // workers)
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (threads,)) as pool:
+        try:
+            yield lambda charges: pool.map(hear_one, charges)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _hear(charge: _Charge, *, dataset: Dataset, protocol: Protocol, device: torch.device) -> Case | None:
+    """Hear one charge; None where the failure cannot be planted."""
+    path, name = charge
+    failure = next((failure for failure in FAILURES if failure.name == name), None)
+    with suppress(planted.Unplantable):
+        return hear(from_checkpoint(path, device), dataset, protocol, failure)
+    return None
 
 
 def hear(subject: Subject, dataset: Dataset, protocol: Protocol, failure: Failure | None = None) -> Case:

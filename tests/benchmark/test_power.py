@@ -134,15 +134,22 @@ def test_collapsed_trainings_are_counted_apart(study: Study) -> None:
     assert "| a s0    | collapsed  |" in made.markdown()
 
 
-def test_study_writes_the_same_files_twice(tmp_path: Path) -> None:
+def test_study_writes_the_same_files_twice_and_in_any_number_of_processes(tmp_path: Path) -> None:
     dataset = load("digits")
     config = masking.Config(images=8, restarts=1, corners=2, queries=5, draws=2)
     weights = reference.weights("digits")
-    for folder in ("first", "second"):
+    for folder, workers in (("first", 1), ("second", 2)):
         found = power.study(
-            [weights], dataset, tmp_path / folder, collapsed=[weights], bases=[], config=config, progress=False
+            [weights],
+            dataset,
+            tmp_path / folder,
+            collapsed=[weights],
+            bases=[weights],
+            config=config,
+            progress=False,
+            workers=workers,
         )
-    assert [case.kind for case in found.cases] == ["honest", "collapsed"]
+    assert [case.kind for case in found.cases][:3] == ["honest", "collapsed", "planted"]
     for name in power.FILES:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     assert (tmp_path / "first" / power.FILES[0]).read_text() == found.markdown()
