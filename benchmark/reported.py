@@ -8,6 +8,7 @@ a difference prints the flags of :func:`differences` with it.
 from __future__ import annotations
 
 import csv
+import re
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -147,7 +148,7 @@ def differences(number: Number, entry: Entry) -> tuple[str, ...]:
     """
     found = {
         "data": number.dataset != entry.dataset,
-        "architecture": number.architecture.lower() != entry.subject.architecture.removeprefix("jem-"),
+        "architecture": number.architecture.lower() != re.sub("^(jem|swish)-", "", entry.subject.architecture),
         "budget": bool(entry.training.get("budget")),
         "settings": bool(entry.overrides)
         or entry.subject.kind == "external"

@@ -6,7 +6,7 @@
 
 This is TRADES as these papers train it; which images a batch holds (70 % generated ones), the averaged weights and the
 schedule are the recipe's. Papers differ in beta, the generator and the budget: recipes gowal_generated,
-rebuffi_generated, better_dm.
+rebuffi_cutmix, better_dm.
 Followed from the code and not the papers: the attack starts uniformly in the ball and sees batch statistics, which it
 does not move; with CutMix it raises the loss of the mixed label and not the KL, and labels are not smoothed. The
 authors of the first three papers released no training code: it is imrahulr's, and that of Wang et al.

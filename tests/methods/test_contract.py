@@ -47,8 +47,8 @@ _EVERY_STEP = {"every": 1, "reward": {"attack": {"steps": 1}}}
 
 # Each image of the loss passes once. Beside these, PGD-AT: 10 attack. TRADES and WEAT: 10 attack and the clean
 # prediction, forward only. JEM, JEM++, SADA-JEM and M-EBM: 20, 10, 5 and 2 sampler, and SADA-JEM its loss twice.
-# TDAT: its attack shares the pass of x_0 with the loss; in the paper's reading it has its own. SCORE and generated data:
-# as TRADES, without the clean prediction in the pgd form and with CutMix.
+# TDAT: its attack shares the pass of x_0 with the loss, and in the paper's reading has its own. SCORE and generated
+# data: as TRADES, without the clean prediction in the pgd form and with CutMix.
 # JEAT: 10 attack, 10 sampler. EB-JDAT: 5 attack, 10 sampler, and on SADA-JEM its loss twice. MART: 10 attack.
 # AWP: the loss inside twice. AGR: 10 attack; the clean loss has a pass of its own where the loss inside has none, and
 # else, since its gradient is taken apart, a backward one.
