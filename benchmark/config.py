@@ -161,6 +161,8 @@ def settings(
         InputError: a file is malformed.
     """
     own, preset = _split(recipe)
+    if own not in recipes():
+        raise InputError(f'{recipes()[recipe]} lists "{own}", which is no recipe.{nearest(own, recipes())}')
     merged = _recipe(own)
     if preset is not None:
         shared = read_yaml(presets()[preset])

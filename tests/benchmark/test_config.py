@@ -115,6 +115,32 @@ def test_recipe_extends_others(configs: Write) -> None:
     assert "extends" not in resolved
 
 
+def test_preset_lies_between_a_recipe_and_the_data_set(configs: Write) -> None:
+    configs(
+        {
+            "own": "{method: mart, v: {a: recipe, b: recipe, c: recipe, d: recipe, e: recipe}}",
+            "alone": "method: mart",
+            "presets/fair": "{v: {b: preset, c: preset, d: preset, e: preset}, recipes: {own: {v: {c: own, d: own}}}}",
+            "datasets/shapes": "{v: {d: general, e: general}, "
+            "recipes: {own: {v: {e: mine}}, own_fair: {v: {f: fair}}}}",
+        }
+    )
+    assert list(config.recipes()) == ["alone", "own", "own_fair"]
+    assert [config.plain(name) for name in ("alone", "own_fair", "elsewhere")] == ["alone", "own", "elsewhere"]
+    assert [config.under(name, "fair") for name in ("alone", "own")] == ["alone", "own_fair"]
+    assert config.under("own", None) == "own"
+    found = config.settings("own_fair", "shapes", seed=0, changes={})
+    assert found["recipe"] == "own_fair"
+    assert found["v"] == {"a": "recipe", "b": "preset", "c": "own", "d": "general", "e": "mine", "f": "fair"}
+    assert config.settings("own", "shapes", seed=0, changes={})["v"]["b"] == "recipe"
+
+
+def test_preset_of_no_recipe_is_refused(configs: Write) -> None:
+    folder = configs({"own": "method: mart", "presets/fair": "{v: {}, recipes: {owm: {}}}"})
+    said = refusal(config.settings, "owm_fair", "shapes", seed=0, changes={})
+    assert said == f'{folder / "presets" / "fair.yaml"} lists "owm", which is no recipe. Did you mean "own"?'
+
+
 @pytest.mark.parametrize(
     ("files", "parent"),
     [

@@ -40,7 +40,7 @@ TARGET = {
     "rows": [
         {"label": "Standard", "recipe": "standard", "datasets": ["cifar10", "cifar100"]},
         {"label": "TRADES", "recipe": "trades"},
-        {"label": "MART", "recipe": "mart", "missing": "the project has no MART"},
+        {"label": "VART", "recipe": "vart", "missing": "neither code nor text"},
     ],
     "notes": ["What the paper did is not known."],
 }
@@ -153,10 +153,10 @@ def test_table_has_both_sides(define: Callable[..., None], entry: Callable[..., 
     assert standard["pgd20_flags"].split()[:4] == ["data", "architecture", "budget", "part"]
     assert (standard["autoattack_reported"], standard["autoattack"]) == ("0.0", "")
     assert rows["Standard", "cifar100"]["status"] == "not at this scale"
-    assert (rows["MART", "cifar10"]["status"], rows["MART", "cifar10"]["clean"]) == ("reported only", "")
+    assert (rows["VART", "cifar10"]["status"], rows["VART", "cifar10"]["clean"]) == ("reported only", "")
     document = (folder / "pair.md").read_text()
     assert "| -6.10 (data, architecture, budget, part)" in document
-    assert "MART: reported only: the project has no MART." in document
+    assert "VART: reported only: neither code nor text." in document
     assert "Standard (CIFAR-100): reported only at this scale: no data set stands for CIFAR-100." in document
     assert "AutoAttack: not measured at this scale: it takes too long." in document
     assert "What the paper did is not known." in document
@@ -229,10 +229,26 @@ def test_bad_usage_is_one_sentence(command: Any, arguments: tuple[str, ...], sen
     assert len(ended.err.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("presets", [True, False])
+def test_a_scale_may_compare_recipes_under_the_preset_of_the_target(
+    presets: bool, define: Callable[..., None], tmp_path: Path, entry: Callable[..., Entry]
+) -> None:
+    define(preset="common")
+    reproduction = made(tmp_path, entry)
+    reproduction = replace(reproduction, scale=reproduction.scale.model_copy(update={"presets": presets}), _plans={})
+    needed = {need.recipe for need in reproduction._needs()}
+    assert needed == ({"standard_common", "trades_common"} if presets else {"standard", "trades"})
+    if not presets:
+        reproduction.write()
+        rows = table(reproduction.folder)
+        assert rows["TRADES", "cifar10"]["recipe"] == "trades"
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"rows": [{"label": "MART", "recipe": "mart"}]}, 'there is no recipe "mart", and no reason is given'),
+        ({"rows": [{"label": "VART", "recipe": "vart"}]}, 'there is no recipe "vart", and no reason is given'),
+        ({"preset": "comon"}, 'there is no preset "comon". Did you mean "common"'),
         ({"columns": [{"name": "cleen"}]}, 'no metric fills the column "cleen"'),
         ({"columns": [{"name": "gap", "metric": "energy"}]}, "names a metric and no value of it"),
         ({"rows": [{"label": "S", "recipe": "standard", "only": ["fid"]}]}, 'there is no column "fid"'),
@@ -276,7 +292,7 @@ def test_interrupted_and_finished_work_is_not_repeated(
     assert {key: row["status"] for key, row in rows.items() if key[1] == "cifar10"} == {
         ("Standard", "cifar10"): "reproduced",
         ("TRADES", "cifar10"): "reproduced",
-        ("MART", "cifar10"): "reported only",
+        ("VART", "cifar10"): "reported only",
     }
     assert first.read_bytes() == kept
 
