@@ -43,7 +43,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_every_module_and_recipe(installed: Path) -> None:
     wanted = {
         path.relative_to(ROOT)
-        for folder, pattern in (("methods", "*.py"), ("benchmark", "*.py"), ("configs", "*.yaml"), ("configs", "*.csv"))
+        for folder, pattern in (
+            ("methods", "*.py"),
+            ("benchmark", "*.py"),
+            ("configs", "*.yaml"),
+            ("configs", "*.csv"),
+            ("configs", "*.npz"),
+        )
         for path in (ROOT / folder).rglob(pattern)
     }
     assert {Path("methods/trades.py"), Path("configs/trades.yaml")} <= wanted
