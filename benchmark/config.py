@@ -173,10 +173,19 @@ def settings(
     merged = merge(merge(merged, over), by_method.get(merged["method"], {}))
     for name in dict.fromkeys((own, recipe)):
         merged = merge(merged, by_recipe.get(name, {}))
+    if _base(changes) not in (None, _base(merged)):
+        # What the recipe sets for the method inside is not for another one.
+        merged["options"].pop("base_options", None)
     merged = merge(merged, changes)
     if threat is not None:
         merged.setdefault("threat", threat)
     return merged | {"recipe": recipe, "dataset": canonical(dataset), "seed": seed}
+
+
+def _base(settings: Mapping[str, Any]) -> str | None:
+    """Return the method that a method goes around, where there is one."""
+    options = settings.get("options")
+    return options.get("base") if isinstance(options, Mapping) else None
 
 
 def _recipe(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:

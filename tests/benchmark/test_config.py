@@ -135,6 +135,15 @@ def test_preset_lies_between_a_recipe_and_the_data_set(configs: Write) -> None:
     assert config.settings("own", "shapes", seed=0, changes={})["v"]["b"] == "recipe"
 
 
+def test_another_method_inside_does_not_get_the_options_of_the_first(configs: Write) -> None:
+    configs({"own": "{method: awp, options: {base: pgd_at, gamma: 0.1, base_options: {attack_mode: train}}}"})
+    same, other = (resolve(changes=config.changes(None, [f"options.base={base}"])) for base in ("pgd_at", "mart"))
+    assert same["options"]["base_options"] == {"attack_mode": "train"}
+    assert other["options"] == {"base": "mart", "gamma": 0.1}
+    given = config.changes(None, ["options.base=mart", "options.base_options.beta=5"])
+    assert resolve(changes=given)["options"]["base_options"] == {"beta": 5}
+
+
 def test_preset_of_no_recipe_is_refused(configs: Write) -> None:
     folder = configs({"own": "method: mart", "presets/fair": "{v: {}, recipes: {owm: {}}}"})
     said = refusal(config.settings, "owm_fair", "shapes", seed=0, changes={})
