@@ -246,7 +246,7 @@ def collapsing(monkeypatch: pytest.MonkeyPatch) -> None:
     def rate(step: int, *arguments: Any) -> float:
         return learning_rate(step, *arguments) if step < 15 else 1e12
 
-    monkeypatch.setattr("methods.training.trainer.learning_rate", rate)
+    monkeypatch.setattr("methods.training.optim.learning_rate", rate)
 
 
 @pytest.mark.usefixtures("collapsing")
