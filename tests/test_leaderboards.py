@@ -81,6 +81,15 @@ def test_autoattack_is_no_weaker_than_pgd20(entry: tuple[Path, Entry]) -> None:
         assert isinstance(measurements["autoattack"].values["pgd20_breaks_autoattack_does_not"], int)
 
 
+def test_training_with_one_step_does_not_overfit_catastrophically() -> None:
+    """From its best epoch on, accuracy under PGD never falls below half of that one's."""
+    found = [read_entry(path) for path in ENTRIES]
+    curves = [entry.training["curves"]["validation_robust"] for entry in found if entry.method == "tdat"]
+    for curve in ([value for value in curve if value is not None] for curve in curves):
+        assert min(curve[curve.index(max(curve)) :]) >= max(curve) / 2
+    assert len(curves) >= 3
+
+
 def test_every_bundle_verifies() -> None:
     """Those of the embedded data, whose weights are small enough to lie beside them."""
     digits = LEADERBOARDS / "digits"
