@@ -153,16 +153,29 @@ def write(leaderboards: Path, entry: Entry, store: Store, checkpoint: Path) -> s
     if not arrays:
         return None
     place = leaderboards / entry_path(Path(), entry)
+    kept = weights_path(place.parents[1], entry)
+    if _holds(kept, entry):
+        # Another recipe may have made the same weights, and its file is what its own entry names.
+        checkpoint = kept
     # As a reader of the entry will see it: JSON knows no tuples, and a validated record no integers among floats.
     header = _header(Entry.model_validate_json(entry.model_dump_json()), _file_digest(checkpoint))
     content = io.BytesIO()
     text = np.frombuffer(header.model_dump_json().encode(), np.uint8)
     np.savez_compressed(content, allow_pickle=False, header=text, **arrays)
     write_file(bundle_path(place), lambda temporary: temporary.write_bytes(content.getvalue()))
-    if checkpoint.stat().st_size <= MAX_WEIGHTS:
-        copy = weights_path(place.parents[1], entry)
-        write_file(copy, lambda temporary: shutil.copyfile(checkpoint, temporary))
+    if checkpoint != kept and checkpoint.stat().st_size <= MAX_WEIGHTS:
+        write_file(kept, lambda temporary: shutil.copyfile(checkpoint, temporary))
     return hashlib.sha256(content.getvalue()).hexdigest()
+
+
+def _holds(file: Path, entry: Entry) -> bool:
+    """Tell whether a file holds the weights of an entry."""
+    if not file.is_file():
+        return False
+    try:
+        return from_checkpoint(file, torch.device("cpu")).digest == entry.subject.weights_digest
+    except InputError:
+        return False
 
 
 def _compact(samples: Arrays) -> Arrays:

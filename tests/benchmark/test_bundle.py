@@ -28,7 +28,7 @@ from methods.backbones import BackboneConfig, build
 from methods.data import Dataset, load
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
-from methods.training.checkpoint import save_weights
+from methods.training.checkpoint import load_checkpoint, save_weights
 
 CPU = torch.device("cpu")
 N = 40
@@ -249,6 +249,20 @@ def test_the_same_outcomes_give_the_same_bytes(original: Made, tmp_path: Path) -
     assert file.read_bytes() == original.bundle.read_bytes()
     with zipfile.ZipFile(file) as archive:
         assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_the_same_weights_from_another_recipe_verify_beside_the_first(
+    made: Made, verify: Verify, tmp_path: Path
+) -> None:
+    """Their file differs in what it says of itself, and only one of the two lies there."""
+    first = load_checkpoint(made.checkpoint)
+    other = tmp_path / "other.safetensors"
+    save_weights(other, first.model.state_dict(), first.metadata | {"recipe": "other"})
+    assert other.read_bytes() != made.weights.read_bytes()
+    file, entry = made.file, made.entry.model_copy(update={"recipe": "other", "config_digest": "d" * 64})
+    entry = entry.model_copy(update={"evidence": bundle.write(made.boards, entry, made.store, other)})
+    assert verify(write_entry(made.boards, entry)).passed
+    assert verify(file).passed
 
 
 @pytest.mark.parametrize("where", [0, 1 / 5, 1 / 2, 4 / 5, 1])
