@@ -454,7 +454,7 @@ def test_the_page_stands_alone(leaderboards: Path) -> None:
     for _, attributes in parsed.elements:
         for name in ("src", "href", "srcset", "action", "poster"):
             assert not re.match(r"(?!data:)[a-z]+:|//", attributes.get(name, "")), attributes
-    assert {image["src"].partition(",")[0] for image in parsed.all("img")} == {"data:image/png;base64"}
+    assert {image["src"].partition(",")[0] for image in parsed.all("img")} == {"data:image/webp;base64"}
     style = (PAGE / "page.css").read_text(encoding="utf-8")
     assert "url(" not in style
     assert "@import" not in style
