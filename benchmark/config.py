@@ -43,21 +43,14 @@ def under(recipe: str, preset: str | None) -> str:
 
 def plain(recipe: str) -> str:
     """Return a recipe's name without the preset that it is under."""
-    return _split(recipe)[0] if recipe in recipes() else recipe
+    path = recipes().get(recipe)
+    return recipe if path is None or path.parent == CONFIGS else recipe.removesuffix(f"_{path.stem}")
 
 
 @cache
 def _listed(path: Path) -> tuple[str, ...]:
     """Return the recipes that a preset is for."""
     return tuple(read_yaml(path).get("recipes", {}))
-
-
-def _split(recipe: str) -> tuple[str, str | None]:
-    """Return a recipe's own name, and the preset it is under."""
-    path = recipes()[recipe]
-    if path.parent == CONFIGS:
-        return recipe, None
-    return recipe.removesuffix(f"_{path.stem}"), path.stem
 
 
 def find_recipe(name: str) -> str:
@@ -160,12 +153,12 @@ def settings(
     Raises:
         InputError: a file is malformed.
     """
-    own, preset = _split(recipe)
-    if own not in recipes():
-        raise InputError(f'{recipes()[recipe]} lists "{own}", which is no recipe.{nearest(own, recipes())}')
+    own, known = plain(recipe), recipes()
+    if own not in known:
+        raise InputError(f'{known[recipe]} lists "{own}", which is no recipe.{nearest(own, known)}')
     merged = _recipe(own)
-    if preset is not None:
-        shared = read_yaml(presets()[preset])
+    if own != recipe:
+        shared = read_yaml(known[recipe])
         by_recipe = shared.pop("recipes")
         merged = merge(merge(merged, shared), by_recipe[own] or {})
     over = overlay(dataset)

@@ -129,8 +129,9 @@ def beside(recipe: str, dataset: str) -> dict[str, list[Number]]:
     recipe.
     """
     found: dict[str, list[Number]] = {}
+    place = config.plain(recipe), _BESIDE.get(dataset, dataset)
     for number in numbers():
-        if (number.recipe, number.dataset) == (config.plain(recipe), _BESIDE.get(dataset, dataset)):
+        if (number.recipe, number.dataset) == place:
             found.setdefault(number.metric, []).append(number)
     return found
 

@@ -27,7 +27,7 @@ from methods.data import ImageSet
 from methods.errors import not_negative
 from methods.primitives.attacks import PGD
 from methods.primitives.losses import accuracy, cross_entropy, kl_divergence
-from methods.primitives.modes import frozen
+from methods.primitives.modes import AttackMode, attacked
 from methods.primitives.saliency import grad_cam
 from methods.primitives.threat import ThreatModel
 from methods.training.method import Batch, Card, Inner, Losses, Method, Task
@@ -42,7 +42,7 @@ class Config:
     """10 steps of 2/255; a fraction of its own radius."""
     inverse_radius: float = 0.5
     """Radius of the inverse attack as a fraction of eps; 4/255 of 8/255."""
-    attack_mode: Literal["train", "eval", "train-frozen-statistics"] = "train"
+    attack_mode: AttackMode = "train"
     """BatchNorm during both attacks."""
     w_align: float = 1.0
     w_orthogonal: float = 1.0
@@ -82,8 +82,7 @@ class DHAT(Method):
 
     def inner(self, model: nn.Module, batch: Batch) -> Inner:
         background, x, y = ~self._foreground(batch), batch.x, batch.y
-        mode = self.config.attack_mode
-        with frozen(model, training=mode != "eval", track_statistics=mode == "train"):
+        with attacked(model, self.config.attack_mode):
             random = batch.generator("attack")
             x_adv = self.config.attack(lambda x: cross_entropy(model(x), y), x, self.task.threat, random)
             with torch.no_grad():

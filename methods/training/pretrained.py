@@ -18,7 +18,7 @@ from methods.primitives.random import derive
 from methods.training.checkpoint import load_checkpoint
 from methods.training.config import TrainConfig
 from methods.training.method import Task
-from methods.training.optim import Updater, learning_rate, optimizer
+from methods.training.optim import Schedule, Updater, optimizer
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,10 @@ class Pretrained(nn.Module):
         print(f"Training the auxiliary network ({self.config.backbone.architecture}): {said}.", file=sys.stderr)
         network.requires_grad_(True).train()
         descent = optimizer(network.parameters(), settings)
-        update = Updater(descent, None)
+        update, schedule = Updater(descent, None), Schedule(settings, steps, stream.steps_per_epoch)
         with torch.enable_grad():
             for step in range(steps):
-                for group in descent.param_groups:
-                    group["lr"] = learning_rate(step, steps, settings)
+                schedule.set(descent, step)
                 x, y = (part.to(self.fitted.device) for part in stream.batch(step))
                 update(cross_entropy(network(x), y).mean())
         network.zero_grad()
