@@ -60,8 +60,8 @@ class Batch:
         step: optimiser step, counted from 0 over the whole training.
         seed: the run's seed.
         progress: share of the training already done, in [0, 1).
-        target: probabilities of the classes, float32 [B, K], where a method mixes images (CutMix); ``y`` is then the
-            class of the larger part.
+        target: probabilities of the classes, float32 [B, K], where a method around another gives it other targets
+            than labels (LAS-AT smooths them).
     """
 
     x: Tensor
