@@ -6,17 +6,19 @@ METHODS ?= ebjdat,trades
 DATASET ?= digits
 SEEDS   ?= 0
 WORKERS ?= 2
+BENCHMARKS ?=
 ARGS    ?=
 
 VENV      := .venv
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint clean
+.PHONY: help install run test bench lint clean
 
 help:
 	@echo "make run      install, train and evaluate METHODS=$(METHODS) on DATASET=$(DATASET) with SEEDS=$(SEEDS), print the leaderboard"
 	@echo "make test     install, lint, check types, run the tests"
+	@echo "make bench    install, measure speed, overhead and memory here (BENCHMARKS='overhead memory' for some of it)"
 	@echo "make install  create $(VENV) with everything (about 6 GB)"
 	@echo "make lint     lint and check types only"
 	@echo "make clean    remove $(VENV), caches and build products; runs/, data/ and leaderboards/ stay"
@@ -35,6 +37,9 @@ $(INSTALLED): pyproject.toml
 run: install
 	$(VENV)/bin/python -m benchmark run --methods "$(METHODS)" --dataset "$(DATASET)" --seeds "$(SEEDS)" --workers "$(WORKERS)" $(ARGS)
 
+bench: install
+	$(VENV)/bin/python -m benchmarks $(BENCHMARKS) $(ARGS)
+
 lint: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
@@ -45,4 +50,4 @@ test: lint
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
-	find methods benchmark tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find methods benchmark benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +

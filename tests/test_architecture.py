@@ -19,7 +19,8 @@ LAYERS = (
 REGISTRY = "methods"
 PAPER_RANK = len(LAYERS)
 BENCHMARK_RANK = PAPER_RANK + 1
-MAY_ASK_THE_REGISTRY = {"benchmark.subject", "benchmark.cli", "methods.training", "paper"}
+MEASURING = "benchmarks"
+MAY_ASK_THE_REGISTRY = {"benchmark.subject", "benchmark.cli", "methods.training", "paper", MEASURING}
 ROBUSTBENCH_FILE = "benchmark.robustbench_io"
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "misc"}
 SLOW_PACKAGES = {"torch", "torchvision", "timm", "sklearn", "pandas", "matplotlib"}
@@ -29,7 +30,8 @@ Rule = Callable[[grimp.ImportGraph], list[str]]
 
 def unit(module: str) -> str:
     """Return the part of the house a module belongs to, such as `methods.trades` or `benchmark`."""
-    return "benchmark" if module.split(".")[0] == "benchmark" else ".".join(module.split(".")[:2])
+    package = module.split(".")[0]
+    return package if package in ("benchmark", MEASURING) else ".".join(module.split(".")[:2])
 
 
 def is_paper(module: str) -> bool:
@@ -40,18 +42,27 @@ def is_paper(module: str) -> bool:
 
 def rank(module: str) -> int:
     """Return how high a module stands; it may import only what stands lower, or its own unit."""
-    if unit(module) == "benchmark":
-        return BENCHMARK_RANK
+    if unit(module) in ("benchmark", MEASURING):
+        return BENCHMARK_RANK + (unit(module) == MEASURING)
     return next((i for i, layer in enumerate(LAYERS) if unit(module) in layer), PAPER_RANK)
 
 
 def own_imports(graph: grimp.ImportGraph) -> Iterator[tuple[str, str]]:
-    """Yield (importer, imported) for every import inside methods and benchmark."""
+    """Yield (importer, imported) for every import inside methods, benchmark and benchmarks."""
     for importer in sorted(graph.modules):
         if not graph.is_module_squashed(importer):
             for imported in sorted(graph.find_modules_directly_imported_by(importer)):
                 if not graph.is_module_squashed(imported):
                     yield importer, imported
+
+
+def measuring_violations(graph: grimp.ImportGraph) -> list[str]:
+    """Return the modules outside benchmarks/ that import it; it measures the project and is no part of it."""
+    return [
+        f"{importer} imports {imported}"
+        for importer, imported in own_imports(graph)
+        if imported.split(".")[0] == MEASURING and importer.split(".")[0] != MEASURING
+    ]
 
 
 def external_imports(graph: grimp.ImportGraph, package: str) -> set[str]:
@@ -114,13 +125,14 @@ RULES: tuple[Rule, ...] = (
     metric_violations,
     registry_violations,
     robustbench_violations,
+    measuring_violations,
 )
 
 
 @pytest.fixture(scope="module")
 def graph() -> grimp.ImportGraph:
     """The import graph of the project, with the outside packages as leaves."""
-    built = grimp.build_graph("methods", "benchmark", include_external_packages=True, cache_dir=None)
+    built = grimp.build_graph("methods", "benchmark", MEASURING, include_external_packages=True, cache_dir=None)
     pillars = {
         "methods.errors",
         "methods.primitives.attacks",
@@ -130,6 +142,7 @@ def graph() -> grimp.ImportGraph:
         "methods.trades",
         "benchmark.subject",
         "benchmark.metrics.clean",
+        "benchmarks.timing",
     }
     assert pillars <= built.modules, f"the graph lacks {sorted(pillars - built.modules)}"
     assert len(list(own_imports(built))) > len(pillars)
@@ -154,6 +167,8 @@ def test_house_rule(graph: grimp.ImportGraph, violations: Rule) -> None:
         (metric_violations, "benchmark.metrics.pgd", "methods"),
         (registry_violations, "benchmark.runner", "methods"),
         (robustbench_violations, "benchmark.subject", "robustbench"),
+        (layer_violations, "benchmark.runner", "benchmarks.timing"),
+        (measuring_violations, "methods.training.trainer", "benchmarks.timing"),
     ],
 )
 def test_rule_catches_a_planted_violation(violations: Rule, importer: str, imported: str) -> None:
@@ -181,7 +196,9 @@ def test_what_list_reads_needs_only_the_standard_library(module: str) -> None:
 
 
 def test_no_file_has_a_vague_name() -> None:
-    files = [path for folder in ("methods", "benchmark", "tests") for path in (ROOT / folder).rglob("*.py")]
+    files = [
+        path for folder in ("methods", "benchmark", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")
+    ]
     assert len(files) > 30
     vague = [path for path in files if VAGUE_NAMES & {*path.relative_to(ROOT).parts[:-1], path.stem}]
     assert vague == []
