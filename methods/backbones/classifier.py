@@ -125,16 +125,14 @@ class Classifier(nn.Module):
 
     def from_maps(self, maps: Tensor) -> Tensor:
         """Map the output of :meth:`maps` to logits [B,K], float32."""
-        network = self._residual_network()
-        return self._cast(lambda values: network.head(network.pooled(values)), maps)
+        return self._cast(self._residual_network().from_maps, maps)
 
     def features(self, x: Tensor) -> Tensor:
         """Return the pooled features in front of the head, [B, num_features], float32, of images in [0,1].
 
         InputError where the backbone is no residual network of this project.
         """
-        network = self._residual_network()
-        return self._run(lambda values: network.pooled(network.maps(values)), x)
+        return self._run(self._residual_network().embed, x)
 
     @property
     def num_features(self) -> int:
@@ -155,6 +153,7 @@ class Classifier(nn.Module):
         return self._cast(function, (x - self.mean) / self.std)
 
     def _cast(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Run a part of the network: a module or a bound method, one and the same whenever it is the same part."""
         if self.autocast is None:
             return function(x).float()
         with torch.autocast(x.device.type, dtype=self.autocast):

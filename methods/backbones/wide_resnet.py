@@ -96,8 +96,16 @@ class ResidualNetwork(nn.Module):
         """Map the last stage's feature maps to the features [B,D] in front of the head."""
         return self.activation(self.norm(maps)).mean(dim=(2, 3))
 
+    def embed(self, x: Tensor) -> Tensor:
+        """Map images to the features [B,D] in front of the head."""
+        return self.pooled(self.maps(x))
+
+    def from_maps(self, maps: Tensor) -> Tensor:
+        """Map the last stage's feature maps to the logits."""
+        return self.head(self.pooled(maps))
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.pooled(self.maps(x)))
+        return self.head(self.embed(x))
 
 
 class WideResNet(ResidualNetwork):

@@ -92,7 +92,7 @@ class TrainConfig:
     """Autocast of the network; auto is bf16 on a GPU that has it, else float32. Losses are always float32."""
     channels_last: bool = True
     compile: bool = False
-    """torch.compile the network."""
+    """Compile the network's passes, once for each kind of pass of a step; needs a C++ compiler, on a GPU Triton."""
     checkpoint_seconds: float = 60.0
     """Longest time between two resumable checkpoints."""
     log_every: int = 1

@@ -45,6 +45,7 @@ from methods.training.checkpoint import (
     write_json,
     write_text,
 )
+from methods.training.compiled import Compiled
 from methods.training.config import Experiment, SelectAttack
 from methods.training.guard import Alarm, Detector, read_log
 from methods.training.method import Batch, Losses, Method, Task
@@ -163,7 +164,7 @@ class _Training:
             self.ema = AveragedModel(self.model, multi_avg_fn=average(config, self.total_steps))
         self.network: nn.Module = self.model
         if config.compile:
-            self.network = cast(nn.Module, torch.compile(self.model))
+            self.network = Compiled(self.model, (config.batch_size, _density_batch(experiment)))
         self.detector = Detector(experiment.guard)
         self.snapshots: list[str] = []
         self.done = 0
