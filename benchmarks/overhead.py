@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from benchmark import protocol, runner, subject
 from benchmark.store import Store
 from benchmarks import synthetic
+from benchmarks.stepping import Enough, train
 from benchmarks.timing import Race, Row, Settings, race, synchronise
 from methods.backbones import Classifier
 from methods.data import Dataset
@@ -137,10 +137,6 @@ def bare(model: nn.Module, recording: Recording, x: Tensor, step: Callable[[], o
         step()
 
 
-class _Enough(Exception):
-    """Ends a training before it saves."""
-
-
 def _training(experiment: Experiment, data: Dataset, settings: Settings) -> tuple[Race, str]:
     """Run the real loop; between its steps, make the passes of one."""
     model = _twin(experiment, data, settings.device)
@@ -151,7 +147,7 @@ def _training(experiment: Experiment, data: Dataset, settings: Settings) -> tupl
     handle = register_module_forward_hook(recording.see)
     done, each, ours, started = 0, 1, 0.0, 0.0
 
-    def advance(completed: int, status: str = "") -> None:
+    def behind() -> None:
         nonlocal done, each, ours, started
         synchronise()
         ours += time.perf_counter() - started
@@ -164,29 +160,26 @@ def _training(experiment: Experiment, data: Dataset, settings: Settings) -> tupl
             bare(model, recording, x, step)
             each = 1 if settings.quick else max(1, round(_SECONDS / ours))
         elif (done - _WARM_UP) % each == 0:
-            before = time.perf_counter()
+            begun = time.perf_counter()
             for _ in range(each):
                 bare(model, recording, x, step)
             synchronise()
             seconds.ours_seconds.append(ours)
-            seconds.baseline_seconds.append(time.perf_counter() - before)
+            seconds.baseline_seconds.append(time.perf_counter() - begun)
         if len(seconds.ours_seconds) == settings.repeats:
-            raise _Enough
+            raise Enough
         if done <= _WARM_UP or (done - _WARM_UP) % each == 0:
             ours = 0.0
         started = time.perf_counter()
 
-    @contextmanager
-    def shown(*arguments: Any, **named: Any) -> Iterator[Callable[..., None]]:
-        yield advance
+    def before() -> None:
+        nonlocal started
+        started = time.perf_counter()
 
-    with TemporaryDirectory() as folder, patch.object(trainer, "progress", shown):
-        try:
-            trainer.train(experiment, data, Path(folder), settings.device)
-        except _Enough:
-            pass
-        finally:
-            handle.remove()
+    try:
+        train(experiment, data, settings.device, behind, before)
+    finally:
+        handle.remove()
     return seconds, str(recording)
 
 

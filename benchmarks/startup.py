@@ -5,10 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from benchmarks.timing import Row, Settings, timed
 from methods.errors import InputError
@@ -51,25 +49,12 @@ def _python(arguments: Sequence[str]) -> None:
 
 def first_step() -> None:
     """Train TRADES on digits for one step."""
-    from unittest.mock import patch
-
     from benchmark.experiments import Plan
-    from methods.training import trainer
+    from benchmarks.stepping import Enough, train
 
-    class Done(Exception):
-        pass
-
-    def advance(completed: int, status: str = "") -> None:
-        raise Done
-
-    @contextmanager
-    def shown(*arguments: Any, **named: Any) -> Iterator[Any]:
-        yield advance
+    def behind() -> None:
+        raise Enough
 
     plan = Plan(["trades"], "digits", device="cpu")
     experiment = plan.experiments[0]
-    with TemporaryDirectory() as folder, patch.object(trainer, "progress", shown):
-        try:
-            trainer.train(experiment, plan.data(experiment), Path(folder), plan.torch_device)
-        except Done:
-            return
+    train(experiment, plan.data(experiment), plan.torch_device, behind)

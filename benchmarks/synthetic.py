@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from benchmark import config
+from methods.backbones.wide_resnet import Dialect
 from methods.data.images import Dataset, ImageSet, channel_statistics
 from methods.training.config import Experiment, experiment
 
@@ -15,7 +16,7 @@ BACKBONE = {"depth": 16, "widen": 4}
 QUICK_BACKBONE = {"depth": 10, "widen": 1}
 
 
-def dataset(train: int, test: int = 0, *, classes: int = 10, side: int = 32) -> Dataset:
+def dataset(train: int, test: int = 0, *, classes: int = 10, side: int = 32, generated: int = 0) -> Dataset:
     """Return colour images without a validation split, always the same: a mean of each class, and noise around it."""
     random = torch.Generator().manual_seed(0)
     means = torch.rand(classes, 3, side, side, generator=random).mul_(255)
@@ -30,11 +31,15 @@ def dataset(train: int, test: int = 0, *, classes: int = 10, side: int = 32) -> 
 
     drawn = images(train)
     statistics = channel_statistics(drawn.images)
-    return Dataset("npz:synthetic.npz", tuple(map(str, range(classes))), drawn, images(0), images(test), *statistics)
+    names = tuple(map(str, range(classes)))
+    more = images(generated) if generated else None
+    return Dataset("npz:synthetic.npz", names, drawn, images(0), images(test), *statistics, more)
 
 
 def training(recipe: str, *changes: dict[str, Any], quick: bool = False, batch_size: int = 64) -> Experiment:
     """Return a recipe on such images, on a WRN-16-4 and uncompiled, with changes laid over it, the last one on top.
+
+    A recipe for a ResNet-18 gets the plain WRN-16-4, the others that of their dialect.
 
     Nothing is validated or saved before the very end, which none of the benchmarks waits for.
     """
@@ -44,7 +49,10 @@ def training(recipe: str, *changes: dict[str, Any], quick: bool = False, batch_s
         "data": {"density_batch": batch_size},
     }
     own["train"] |= {"epoch_schedule": False, "momentum_cycle": None, "ema": None, "ema_warmup": None}
-    own["train"] |= {"validate_every": 10, "checkpoint_seconds": 1e9, "compile": False}
+    own["train"] |= {"validate_every": 10, "checkpoint_seconds": 1e9, "compile": False, "drop_last": True}
     for change in changes:
         own = config.merge(own, change)
-    return experiment(config.settings(recipe, "npz:synthetic.npz", seed=0, changes=own, threat="Linf:8/255"))
+    merged = config.settings(recipe, "npz:synthetic.npz", seed=0, changes=own, threat="Linf:8/255")
+    if merged["backbone"]["architecture"] not in get_args(Dialect):
+        merged["backbone"]["architecture"] = "wrn"
+    return experiment(merged)
