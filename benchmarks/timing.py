@@ -116,13 +116,14 @@ def timed(call: Callable[[], object], repeats: int, warm_up: int = 1) -> list[fl
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    _synchronise()
+    synchronise()
     started = time.perf_counter()
     call()
-    _synchronise()
+    synchronise()
     return time.perf_counter() - started
 
 
-def _synchronise() -> None:
+def synchronise() -> None:
+    """Wait for what CUDA still has to do."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()

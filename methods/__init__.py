@@ -8,7 +8,6 @@ import breaks only itself.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import entry_points
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,9 @@ _NOT_PAPERS = {"errors"}
 
 def _modules() -> dict[str, str]:
     """Map each method's name to the module that holds it."""
+    # Not at the top: `--help` imports this package, asks for no entry point, and would take a tenth longer.
+    from importlib.metadata import entry_points
+
     own = {
         module.name: f"{__name__}.{module.name}"
         for module in iter_modules(__path__)

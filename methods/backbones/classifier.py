@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, cast, get_args
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from methods.backbones.resnet import DEPTH, ResNet, Shape
 from methods.backbones.wide_resnet import Dialect, Norm, ResidualNetwork, WideResNet
 from methods.errors import InputError, nearest
+from methods.primitives.splitting import in_pieces
 
 Normalize = Literal["dataset", "half", "none"]
 
@@ -73,7 +75,11 @@ class Classifier(nn.Module):
     Attributes:
         autocast: data type the network runs in under ``torch.autocast``; None leaves it alone. Logits are
             float32 either way.
+        rows: images that a pass in eval mode takes at a time, for a device on which all of them do not fit
+            (:func:`methods.primitives.splitting.in_pieces`); None: all. In train mode they cannot be taken apart.
     """
+
+    rows: int | None = None
 
     mean: Tensor
     std: Tensor
@@ -114,7 +120,7 @@ class Classifier(nn.Module):
 
     def rest(self, hidden: Tensor) -> Tensor:
         """Map the output of :meth:`first` to logits [B,K], float32."""
-        return self._cast(self._wide_resnet().rest, hidden)
+        return self._split(self._wide_resnet().rest, hidden)
 
     def maps(self, x: Tensor) -> Tensor:
         """Return the last stage's feature maps [B,D,h,w], float32, of images in [0,1] (Grad-CAM weighs them).
@@ -125,7 +131,7 @@ class Classifier(nn.Module):
 
     def from_maps(self, maps: Tensor) -> Tensor:
         """Map the output of :meth:`maps` to logits [B,K], float32."""
-        return self._cast(self._residual_network().from_maps, maps)
+        return self._split(self._residual_network().from_maps, maps)
 
     def features(self, x: Tensor) -> Tensor:
         """Return the pooled features in front of the head, [B, num_features], float32, of images in [0,1].
@@ -150,7 +156,12 @@ class Classifier(nn.Module):
         return self.network
 
     def _run(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        return self._cast(function, (x - self.mean) / self.std)
+        return self._split(function, (x - self.mean) / self.std)
+
+    def _split(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        if self.rows is None or self.training:
+            return self._cast(function, x)
+        return in_pieces(partial(self._cast, function), self.rows)(x)
 
     def _cast(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Run a part of the network: a module or a bound method, one and the same whenever it is the same part."""

@@ -14,6 +14,14 @@ AttackMode = Literal["eval", "train", "train-frozen-statistics"]
 """Batch normalisation during an attack: the three conventions of :func:`mode`."""
 
 
+class DeviceFull(torch.OutOfMemoryError):
+    """The device had no memory left for a pass; ``training`` tells its mode, and so whether it can be taken apart."""
+
+    def __init__(self, message: str, training: bool) -> None:
+        super().__init__(message)
+        self.training = training
+
+
 @contextmanager
 def mode(model: M, *, training: bool, track_statistics: bool = True) -> Iterator[M]:
     """Put every submodule in train or eval mode; on leaving, give each module its own flags back.
@@ -23,6 +31,9 @@ def mode(model: M, *, training: bool, track_statistics: bool = True) -> Iterator
     - ``training=False``: running statistics, nothing updated (TRADES, MART);
     - ``training=True``: batch statistics, running statistics updated (Rice et al.'s PGD-AT);
     - ``training=True, track_statistics=False``: batch statistics, buffers untouched (Gowal et al. 2020).
+
+    Raises:
+        DeviceFull: in place of torch's error, with the mode.
     """
     flags = [(module, module.training) for module in model.modules()]
     try:
@@ -31,6 +42,10 @@ def mode(model: M, *, training: bool, track_statistics: bool = True) -> Iterator
         # In eval mode this changes nothing: a BatchNorm that has buffers normalises with them.
         with nullcontext() if track_statistics else fixed_statistics(model):
             yield model
+    except DeviceFull:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise DeviceFull(str(error), training) from error
     finally:
         for module, was_training in flags:
             module.training = was_training

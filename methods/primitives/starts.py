@@ -1,7 +1,7 @@
 """Where chains begin: informative starts fitted to training images, and uniform noise."""
 
 import math
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ _SUBSPACE = 512
 """Principal components that are looked for at first."""
 _LARGEST_COVARIANCE = 4096
 """Pixels up to which a covariance matrix of all of them is formed (64 MiB in float32)."""
+_GAUSSIAN_PIECE = 2000
+"""Images of all classes that are made floats at a time."""
 
 
 class Start(nn.Module):
@@ -111,34 +113,49 @@ class ClassGaussian(Start):
 class Gaussian(Start):
     """M-EBM's informative start: one Gaussian over the images of all classes (sndnyang/mebm, "one center").
 
-    x = mu + L z, clamped to [0, 1], with L L^T = Sigma + ridge^2 I; the label of a draw says nothing.
-
-    Raises:
-        InputError: the images have too many pixels for a covariance matrix.
+    x = mu + L z, clamped to [0, 1], with L L^T = Sigma + ridge^2 I; the label of a draw says nothing. Where the images
+    have too many pixels for a covariance matrix, x = mu + (X - mu)^T z / sqrt(N) + ridge e with the N images as rows
+    of X and z ~ N(0, I_N), e ~ N(0, I_d), which has the same distribution; a draw then passes over all the images.
     """
 
     mean: Tensor
-    factor: Tensor
+    factor: Tensor | None
 
     def __init__(self, images: Tensor, labels: Tensor, num_classes: int, ridge: float = 0.005) -> None:
         super().__init__(images, labels, num_classes)
         pixels = images[0].numel()
-        if pixels > _LARGEST_COVARIANCE:
-            raise InputError(f"The single-Gaussian start takes up to {_LARGEST_COVARIANCE} pixel values, not {pixels}.")
         mean = torch.zeros(pixels, dtype=torch.float64, device=images.device)
-        square = torch.zeros(pixels, pixels, device=images.device)
-        for piece in images.split(2000):
+        for piece in images.split(_GAUSSIAN_PIECE):
             mean += _unit(piece).flatten(1).double().sum(0) / len(images)
-        for piece in images.split(2000):
+        self.register_buffer("mean", mean.float(), persistent=False)
+        self.ridge = ridge
+        if pixels > _LARGEST_COVARIANCE:
+            self.factor = None
+            self.register_buffer("images", images, persistent=False)
+            return
+        square = torch.zeros(pixels, pixels, device=images.device)
+        for piece in images.split(_GAUSSIAN_PIECE):
             centred = _unit(piece).flatten(1) - mean.float()
             square += centred.T @ centred / len(images)
         square.diagonal().add_(ridge**2)
-        self.register_buffer("mean", mean.float(), persistent=False)
         self.register_buffer("factor", torch.linalg.cholesky(square), persistent=False)
 
     def sample(self, y: Tensor, generator: torch.Generator) -> Tensor:
-        z = normal_like(torch.empty(len(y), len(self.mean), device=self.device), generator)
-        return (self.mean + z @ self.factor.T).view(-1, *self.image_shape).clamp(0, 1)
+        x = torch.empty(len(y), len(self.mean), device=self.device)
+        if self.factor is not None:
+            x = self.mean + normal_like(x, generator) @ self.factor.T
+        else:
+            x = self._mixed(x, generator) + self.ridge * normal_like(x, generator)
+        return x.view(-1, *self.image_shape).clamp(0, 1)
+
+    def _mixed(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return mu + (X - mu)^T z / sqrt(N) in the place of ``x`` [n, d]."""
+        images = cast(Tensor, self.images)
+        x.copy_(self.mean.expand_as(x))
+        for piece in images.split(_GAUSSIAN_PIECE):
+            z = normal_like(x.new_empty(len(x), len(piece)), generator)
+            x.addmm_(z, _unit(piece).flatten(1) - self.mean, alpha=1 / math.sqrt(len(images)))
+        return x
 
 
 class PCA(Start):

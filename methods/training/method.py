@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from methods.data import ImageSet
 from methods.primitives.random import generator
 from methods.primitives.threat import ThreatModel
+from methods.training.memory import fitted
 
 Inner = dict[str, Tensor]
 """What the inner problem produced with the weights held fixed: adversarial images, sampler chains, cached logits.
@@ -138,6 +139,8 @@ class Method(nn.Module):
     """Whether the trainer must feed the p(x) path (``Batch.x_density``)."""
     any_attack: ClassVar[bool] = False
     """Whether ``loss`` needs nothing of ``inner`` but ``x_adv``, so that a method around this one may craft it."""
+    attack_rows: int | None = None
+    """Images at a time of the inner problem's passes in eval mode, since the device was full; None: it never was."""
 
     def __init__(self, config: Any, task: Task) -> None:
         super().__init__()
@@ -158,7 +161,10 @@ class Method(nn.Module):
         """Fit to the training images whatever must exist before the first step, such as a replay buffer."""
 
     def inner(self, model: nn.Module, batch: Batch) -> Inner:
-        """Attack or sample with the weights held fixed; every tensor returned is detached."""
+        """Attack or sample with the weights held fixed; every tensor returned is detached.
+
+        Called again for the same batch it does the same again: :meth:`step` does so where the device was full.
+        """
         return {}
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
@@ -173,9 +179,11 @@ class Method(nn.Module):
 
     def step(self, model: nn.Module, batch: Batch, update: Update) -> Losses:
         """Make one training step; the terms are those of the loss and what was seen of the inner problem."""
-        inner = self.inner(model, batch)
+        images = max(len(batch.x), 0 if batch.x_density is None else len(batch.x_density))
+        inner, self.attack_rows = fitted(lambda: self.inner(model, batch), model, images, self.attack_rows)
         losses = self.descend(model, batch, update, lambda: self.loss(model, batch, inner))
-        return Losses(losses.total, losses.terms | observed(batch, inner) | self.report())
+        split = {} if self.attack_rows is None else {"attack_rows": torch.tensor(float(self.attack_rows))}
+        return Losses(losses.total, losses.terms | observed(batch, inner) | self.report() | split)
 
     def report(self) -> dict[str, Tensor]:
         """Return what the state of the method adds to the log of a step, as scalars."""

@@ -263,8 +263,13 @@ class _Training:
             step / self.total_steps,
         )
         fresh = step == 0 and self.experiment.train.first_statistics
-        with first_statistics(self.model) if fresh else nullcontext():
-            losses = self.method.step(self.network, batch, self.update)
+        try:
+            with first_statistics(self.model) if fresh else nullcontext():
+                losses = self.method.step(self.network, batch, self.update)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"The device has no memory for a training step of {len(y)} images: lower train.batch_size."
+            ) from error
         if self.ema is not None:
             self.ema.update_parameters(self.model)
         return losses, lr
@@ -465,6 +470,9 @@ class _Training:
             "seconds": round(self.seconds, 1),
             "provenance": self.provenance | {"commits": self.commits},
         }
+        rows = self.method.attack_rows
+        if rows is not None:
+            manifest["attack_rows"] = rows
         write_json(self.folder / "manifest.json", manifest | record)
         (self.folder / "state.pt").unlink(missing_ok=True)
         self._remove_snapshots(keep=[])

@@ -50,7 +50,7 @@ def announce(monkeypatch: pytest.MonkeyPatch, **points: str) -> None:
     def entry_points(**wanted: Any) -> list[EntryPoint]:
         return [point for point in found if point.group == wanted["group"]]
 
-    monkeypatch.setattr(methods, "entry_points", entry_points)
+    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
 
 
 def test_every_paper_of_the_directory_is_found() -> None:

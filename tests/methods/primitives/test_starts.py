@@ -1,9 +1,10 @@
 import math
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from methods.errors import InputError
 from methods.primitives import starts
@@ -126,6 +127,7 @@ def test_gaussian_adds_the_pieces_it_is_fitted_in() -> None:
     fitted = Gaussian(many, labels.repeat(61)[: len(many)], 2, ridge=0.01)
     covariance = many.flatten(1).T.cov(correction=0) + 0.01**2 * torch.eye(4)
     torch.testing.assert_close(fitted.mean, many.flatten(1).mean(0), atol=1e-6, rtol=0)
+    assert fitted.factor is not None
     torch.testing.assert_close(fitted.factor @ fitted.factor.T, covariance, atol=1e-6, rtol=1e-4)
 
 
@@ -135,9 +137,30 @@ def test_gaussian_of_fewer_images_than_pixels() -> None:
     assert x.isfinite().all()
 
 
-def test_gaussian_refuses_images_too_large_for_a_covariance_matrix() -> None:
-    with pytest.raises(InputError, match="4096 pixel values, not 12288"):
-        start("gaussian", torch.zeros(1, 3, 64, 64), torch.zeros(1, dtype=torch.int64), 1)
+def test_gaussian_beyond_a_covariance_matrix_has_the_same_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starts, "_LARGEST_COVARIANCE", 3)
+    monkeypatch.setattr(starts, "_GAUSSIAN_PIECE", 7)
+    test_gaussian_has_the_mean_and_covariance_of_all_images()
+
+
+@pytest.mark.parametrize("name", get_args(StartName))
+def test_no_start_forms_a_matrix_of_pixels_by_pixels_at_64_pixels(name: str) -> None:
+    images = torch.randint(256, (30, 3, 64, 64), dtype=torch.uint8, generator=generator(0))
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            for value in result if isinstance(result, tuple) else (result,):
+                if isinstance(value, Tensor):
+                    largest = max(largest, value.numel())
+            return result
+
+    with Watch():
+        x = start(name, images, torch.arange(30) % 3, 3).sample(torch.tensor([0, 1, 2, 2]), generator(1))
+    assert x.isfinite().all()
+    assert largest <= images.numel()
 
 
 def spectrum(images: Tensor) -> tuple[Tensor, Tensor]:
