@@ -1,7 +1,8 @@
 """A cascade of AutoAttack's attacks on one shard: each attack sees the images that are still correct.
 
 The package `pyautoattack` is watched from outside and not changed: every verdict is its own. What is ours is said in
-:mod:`benchmark.single_attacks`.
+:mod:`benchmark.single_attacks`; the images behind the verdicts may be earlier ones than the package would return
+(:mod:`benchmark.sparing`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from benchmark import evidence
 from benchmark.results import Value
 from benchmark.shards import Shard, percent, standard_error
-from benchmark.single_attacks import adversary, contained, distances
+from benchmark.single_attacks import adversary, contained, distances, hasten
 from benchmark.store import Arrays
 from benchmark.subject import Subject
 from methods.primitives.threat import ThreatModel
@@ -62,10 +63,9 @@ class Cascade:
             RuntimeError: what comes back is outside the threat model, or NaN.
         """
         x, y, batch_size = shard.x, shard.y, min(batch_size, len(shard.y))
-        with torch.no_grad():
-            subject.logits(x, batch_size)  # refuses NaN, which AutoAttack would count as robust or broken by chance
         with contained() as messages:
             attacker = self._adversary(subject, threat, shard)
+            hasten(attacker, subject, shard, batch_size)
             watch = _Watch(attacker, self.attacks, len(y), batch_size)
             x_adv, y_adv = attacker.run_standard_evaluation(x, y, batch_size=batch_size)
 

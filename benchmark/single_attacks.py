@@ -18,6 +18,7 @@ from pyautoattack import AutoAttack, checks
 from torch import Tensor
 
 from benchmark.shards import Shard
+from benchmark.sparing import Tally, separable, spare
 from benchmark.subject import Subject
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
@@ -67,18 +68,17 @@ def judged(
         queries: of Square; None: the standard 5,000.
 
     Returns:
-        x_adv [B,C,H,W], the image itself where the attack failed or the image is wrong already; the class the package
-        saw in each [B]; and its warnings.
+        x_adv [B,C,H,W], misclassified, or the image itself where the attack failed or the image is wrong already; the
+        class the package saw in each [B]; and its warnings.
 
     Raises:
         FloatingPointError: a logit is NaN or infinite.
         RuntimeError: what comes back is outside the threat model, or NaN.
     """
     batch_size = min(batch_size, len(shard.y))
-    with torch.no_grad():
-        subject.logits(shard.x, batch_size)  # refuses NaN, which the package would count as robust or broken by chance
     with contained() as messages:
         attacker = adversary(subject, threat, shard)
+        hasten(attacker, subject, shard, batch_size)
         attacker.attacks_to_run = [name.replace("_", "-")]
         if queries is not None:
             attacker.square.n_queries = queries
@@ -100,6 +100,19 @@ def adversary(subject: Subject, threat: ThreatModel, shard: Shard) -> AutoAttack
     targets = min(made.apgd_targeted.n_target_classes, subject.num_classes - 1)
     made.apgd_targeted.n_target_classes = made.fab.n_target_classes = targets
     return made
+
+
+def hasten(attacker: AutoAttack, subject: Subject, shard: Shard, batch_size: int) -> Tally:
+    """Spare the subject's network the images that an attack has broken, where it takes each image by itself.
+
+    Raises:
+        FloatingPointError: a logit is NaN or infinite, which the package would count as robust or broken by chance.
+    """
+    with torch.no_grad():
+        logits = subject.logits(shard.x, batch_size)
+    if not separable(subject.model, shard.x[:batch_size], logits[:batch_size]):
+        return Tally()
+    return spare(attacker, subject.model)
 
 
 def distances(threat: ThreatModel, x_adv: Tensor, x: Tensor) -> Tensor:
