@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmark import evidence
 from benchmark.results import Value
 from benchmark.shards import Shard, percent, standard_error
-from benchmark.single_attacks import adversary, contained, distances, hasten
+from benchmark.single_attacks import Precision, adversary, contained, distances, hasten
 from benchmark.store import Arrays
 from benchmark.subject import Subject
 from methods.primitives.threat import ThreatModel
@@ -43,6 +43,8 @@ class Cascade:
     """Of APGD and FAB; None: the standard 100."""
     queries: int | None = None
     """Of Square; None: the standard 5,000."""
+    precision: Precision = "float32"
+    """Of the attacks' passes. What they find is judged in float32 in any case."""
 
     def run(self, subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int) -> Arrays:
         """Attack a shard.
@@ -55,8 +57,9 @@ class Cascade:
 
         Returns:
             Per image: ``broken_by``, :data:`CLEAN_ERROR`, :data:`ROBUST` or the position, from 1, of the attack that
-            broke it; ``perturbation``, its size; and the evidence (:mod:`benchmark.evidence`). Of the shard:
-            ``shard_warnings``, and ``shard_seconds_<attack>``.
+            broke it; ``perturbation``, its size; and the evidence (:mod:`benchmark.evidence`). In another precision
+            than float32 also ``refuted``, if float32 denied one of its claims. Of the shard: ``shard_warnings``, and
+            ``shard_seconds_<attack>``.
 
         Raises:
             FloatingPointError: a logit is NaN or infinite.
@@ -65,7 +68,7 @@ class Cascade:
         x, y, batch_size = shard.x, shard.y, min(batch_size, len(shard.y))
         with contained() as messages:
             attacker = self._adversary(subject, threat, shard)
-            hasten(attacker, subject, shard, batch_size)
+            tally = hasten(attacker, subject, shard, batch_size, self.precision)
             watch = _Watch(attacker, self.attacks, len(y), batch_size)
             x_adv, y_adv = attacker.run_standard_evaluation(x, y, batch_size=batch_size)
 
@@ -77,6 +80,7 @@ class Cascade:
         return {
             "broken_by": broken_by.numpy(),
             "perturbation": distances(threat, x_adv, x).cpu().numpy(),
+            **({} if self.precision == "float32" else {"refuted": tally.owners(threat, x).cpu().numpy()}),
             **evidence.encode(subject, threat, x, y, x_adv, (broken_by > ROBUST).to(x.device), batch_size),
             "shard_warnings": np.array(messages, dtype=np.str_),
             **{f"shard_seconds_{name}": np.array([spent]) for name, spent in watch.seconds.items()},

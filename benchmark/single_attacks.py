@@ -12,13 +12,14 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from pyautoattack import AutoAttack, checks
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.shards import Shard
-from benchmark.sparing import Tally, separable, spare
+from benchmark.sparing import Network, Tally, separable, spare
 from benchmark.subject import Subject
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
@@ -29,6 +30,8 @@ STREAM = "autoattack"
 _CLASSES = {"apgd_dlr": (3, "DLR loss"), "apgd_t": (4, "targeted DLR loss")}
 """How many logits an attack compares, and in what."""
 _SLACK = 1e-5
+
+Precision = Literal["float32", "bfloat16"]
 
 
 def check(subject: Subject, attacks: Sequence[str]) -> None:
@@ -102,8 +105,20 @@ def adversary(subject: Subject, threat: ThreatModel, shard: Shard) -> AutoAttack
     return made
 
 
-def hasten(attacker: AutoAttack, subject: Subject, shard: Shard, batch_size: int) -> Tally:
-    """Spare the subject's network the images that an attack has broken, where it takes each image by itself.
+def hasten(
+    attacker: AutoAttack, subject: Subject, shard: Shard, batch_size: int, precision: Precision = "float32"
+) -> Tally:
+    """Let the attacks ask the network for less, where it takes each image by itself; elsewhere nothing changes.
+
+    Args:
+        attacker: its attacks are changed in place.
+        subject: the model.
+        shard: the images.
+        batch_size: images a forward pass.
+        precision: of the attacks' passes.
+
+    Returns:
+        The count of what is asked, which grows as the attacks run.
 
     Raises:
         FloatingPointError: a logit is NaN or infinite, which the package would count as robust or broken by chance.
@@ -112,7 +127,17 @@ def hasten(attacker: AutoAttack, subject: Subject, shard: Shard, batch_size: int
         logits = subject.logits(shard.x, batch_size)
     if not separable(subject.model, shard.x[:batch_size], logits[:batch_size]):
         return Tally()
-    return spare(attacker, subject.model)
+    if precision == "float32":
+        return spare(attacker, subject.model)
+    return spare(attacker, _lowered(subject.model, getattr(torch, precision)), subject.model)
+
+
+def _lowered(model: nn.Module, dtype: torch.dtype) -> Network:
+    def network(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, dtype=dtype):
+            return model(x).float()
+
+    return network
 
 
 def distances(threat: ThreatModel, x_adv: Tensor, x: Tensor) -> Tensor:
