@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmark import evidence
 from benchmark.results import Value
 from benchmark.shards import Shard, percent, standard_error
-from benchmark.single_attacks import Precision, adversary, contained, distances, hasten
+from benchmark.single_attacks import Precision, adversary, contained, dealt, distances, hasten
 from benchmark.store import Arrays
 from benchmark.subject import Subject
 from methods.primitives.threat import ThreatModel
@@ -53,7 +53,8 @@ class Cascade:
             subject: the model, frozen and in eval mode.
             threat: the threat model.
             shard: the images.
-            batch_size: images a forward pass; it decides how the random numbers are dealt out.
+            batch_size: images a forward pass; unless the shard says otherwise, it decides how random numbers are dealt
+                out.
 
         Returns:
             Per image: ``broken_by``, :data:`CLEAN_ERROR`, :data:`ROBUST` or the position, from 1, of the attack that
@@ -65,12 +66,12 @@ class Cascade:
             FloatingPointError: a logit is NaN or infinite.
             RuntimeError: what comes back is outside the threat model, or NaN.
         """
-        x, y, batch_size = shard.x, shard.y, min(batch_size, len(shard.y))
+        x, y, together = shard.x, shard.y, dealt(shard, batch_size)
         with contained() as messages:
-            attacker = self._adversary(subject, threat, shard)
+            attacker = self._adversary(subject, threat, shard, batch_size)
             tally = hasten(attacker, subject, shard, batch_size, self.precision)
-            watch = _Watch(attacker, self.attacks, len(y), batch_size)
-            x_adv, y_adv = attacker.run_standard_evaluation(x, y, batch_size=batch_size)
+            watch = _Watch(attacker, self.attacks, len(y), together)
+            x_adv, y_adv = attacker.run_standard_evaluation(x, y, batch_size=together)
 
         broken_by = watch.broken_by(y.cpu())
         if not torch.equal(broken_by == ROBUST, (y_adv == y).cpu()):
@@ -104,15 +105,15 @@ class Cascade:
             "max_perturbation": float(arrays["perturbation"].max()),
         }
 
-    def _adversary(self, subject: Subject, threat: ThreatModel, shard: Shard) -> AutoAttack:
-        made = adversary(subject, threat, shard)
+    def _adversary(self, subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int) -> AutoAttack:
+        made = adversary(subject, threat, shard, batch_size)
         if self.iterations is not None:
             made.apgd.n_iter = made.apgd_targeted.n_iter = made.fab.n_iter = self.iterations
         if self.queries is not None:
             made.square.n_queries = self.queries
         if WRONG_BOX in self.attacks:
             # The package calls it by its methods alone.
-            made.fab = WrongBoxFAB(made.fab, subject.model, threat)  # pyright: ignore[reportAttributeAccessIssue]
+            made.fab = WrongBoxFAB(made.fab, made.model, threat)  # pyright: ignore[reportAttributeAccessIssue]
         made.attacks_to_run = [_PARTS[name][1] for name in self.attacks]
         return made
 
