@@ -1,7 +1,8 @@
 """A cascade of AutoAttack's attacks on one shard: each attack sees the images that are still correct.
 
 The package `pyautoattack` is watched from outside and not changed: every verdict is its own. What is ours is said in
-:mod:`benchmark.single_attacks`.
+:mod:`benchmark.single_attacks`; the images behind the verdicts may be earlier ones than the package would return
+(:mod:`benchmark.sparing`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from benchmark import evidence
 from benchmark.results import Value
 from benchmark.shards import Shard, percent, standard_error
-from benchmark.single_attacks import adversary, contained, distances
+from benchmark.single_attacks import Precision, adversary, contained, dealt, distances, hasten
 from benchmark.store import Arrays
 from benchmark.subject import Subject
 from methods.primitives.threat import ThreatModel
@@ -42,6 +43,8 @@ class Cascade:
     """Of APGD and FAB; None: the standard 100."""
     queries: int | None = None
     """Of Square; None: the standard 5,000."""
+    precision: Precision = "float32"
+    """Of the attacks' passes. What they find is judged in float32 in any case."""
 
     def run(self, subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int) -> Arrays:
         """Attack a shard.
@@ -50,24 +53,25 @@ class Cascade:
             subject: the model, frozen and in eval mode.
             threat: the threat model.
             shard: the images.
-            batch_size: images a forward pass; it decides how the random numbers are dealt out.
+            batch_size: images a forward pass; unless the shard says otherwise, it decides how random numbers are dealt
+                out.
 
         Returns:
             Per image: ``broken_by``, :data:`CLEAN_ERROR`, :data:`ROBUST` or the position, from 1, of the attack that
-            broke it; ``perturbation``, its size; and the evidence (:mod:`benchmark.evidence`). Of the shard:
-            ``shard_warnings``, and ``shard_seconds_<attack>``.
+            broke it; ``perturbation``, its size; and the evidence (:mod:`benchmark.evidence`). In another precision
+            than float32 also ``refuted``, if float32 denied one of its claims. Of the shard: ``shard_warnings``, and
+            ``shard_seconds_<attack>``.
 
         Raises:
             FloatingPointError: a logit is NaN or infinite.
             RuntimeError: what comes back is outside the threat model, or NaN.
         """
-        x, y, batch_size = shard.x, shard.y, min(batch_size, len(shard.y))
-        with torch.no_grad():
-            subject.logits(x, batch_size)  # refuses NaN, which AutoAttack would count as robust or broken by chance
+        x, y, together = shard.x, shard.y, dealt(shard, batch_size)
         with contained() as messages:
-            attacker = self._adversary(subject, threat, shard)
-            watch = _Watch(attacker, self.attacks, len(y), batch_size)
-            x_adv, y_adv = attacker.run_standard_evaluation(x, y, batch_size=batch_size)
+            attacker = self._adversary(subject, threat, shard, batch_size)
+            tally = hasten(attacker, subject, shard, batch_size, self.precision)
+            watch = _Watch(attacker, self.attacks, len(y), together)
+            x_adv, y_adv = attacker.run_standard_evaluation(x, y, batch_size=together)
 
         broken_by = watch.broken_by(y.cpu())
         if not torch.equal(broken_by == ROBUST, (y_adv == y).cpu()):
@@ -77,6 +81,7 @@ class Cascade:
         return {
             "broken_by": broken_by.numpy(),
             "perturbation": distances(threat, x_adv, x).cpu().numpy(),
+            **({} if self.precision == "float32" else {"refuted": tally.owners(threat, x).cpu().numpy()}),
             **evidence.encode(subject, threat, x, y, x_adv, (broken_by > ROBUST).to(x.device), batch_size),
             "shard_warnings": np.array(messages, dtype=np.str_),
             **{f"shard_seconds_{name}": np.array([spent]) for name, spent in watch.seconds.items()},
@@ -100,15 +105,15 @@ class Cascade:
             "max_perturbation": float(arrays["perturbation"].max()),
         }
 
-    def _adversary(self, subject: Subject, threat: ThreatModel, shard: Shard) -> AutoAttack:
-        made = adversary(subject, threat, shard)
+    def _adversary(self, subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int) -> AutoAttack:
+        made = adversary(subject, threat, shard, batch_size)
         if self.iterations is not None:
             made.apgd.n_iter = made.apgd_targeted.n_iter = made.fab.n_iter = self.iterations
         if self.queries is not None:
             made.square.n_queries = self.queries
         if WRONG_BOX in self.attacks:
             # The package calls it by its methods alone.
-            made.fab = WrongBoxFAB(made.fab, subject.model, threat)  # pyright: ignore[reportAttributeAccessIssue]
+            made.fab = WrongBoxFAB(made.fab, made.model, threat)  # pyright: ignore[reportAttributeAccessIssue]
         made.attacks_to_run = [_PARTS[name][1] for name in self.attacks]
         return made
 

@@ -21,7 +21,7 @@ NONE, BYTES, EXACT = 0, 1, 2
 LEVELS = 127
 SLACK = 1e-6
 """By which float32 may exceed eps."""
-_MARGIN = 1e-3
+MARGIN = 1e-3
 """Of the logits, relative to the largest: below it another machine may round to the other side."""
 
 
@@ -45,7 +45,9 @@ def encode(
     """
     delta = ((x_adv - x) * (LEVELS / max(threat.radius, SLACK))).round().clamp(-LEVELS, LEVELS).to(torch.int8)
     rounded = shifted(x, delta, threat)
-    fits = (threat.distance(rounded, x) <= threat.radius + SLACK) & (margin(subject, rounded, y, batch_size) < -_MARGIN)
+    fits = broken & (threat.distance(rounded, x) <= threat.radius + SLACK)
+    if bool(fits.any()):
+        fits[fits.clone()] = margin(subject, rounded[fits], y[fits], batch_size) < -MARGIN
     encoding = torch.where(broken, torch.where(fits, BYTES, EXACT), NONE).to(torch.int8)
     place = encoding.view(-1, *[1] * (x.dim() - 1))
     kept = {

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ class Shard:
     """[B], int64."""
     root: int
     """The protocol's seed."""
+    dealt: int | None = None
+    """Images that an attack deals its random numbers to at once; None: as many as a forward pass has."""
 
     def seed(self, *names: str | int) -> int:
         """Return the seed of this shard's stream of that name."""
@@ -48,6 +50,14 @@ class Shard:
     def generator(self, *names: str | int) -> torch.Generator:
         """Return this shard's stream of that name, on the CPU, so that devices share its numbers."""
         return generator(self.root, *names, self.index)
+
+
+@dataclass
+class _Room:
+    """What the device's memory has room for."""
+
+    images: int | None = None
+    """In a forward pass; None: not known to be limited."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,8 @@ class Shards:
     """Where transfer attacks are made; None: the reference network of the data set."""
     part: Part | None = None
     """The shards that are this process's to measure; None: all."""
+    room: _Room = field(default_factory=_Room, repr=False, compare=False)
+    """Shared by all that is replaced: the functions given to :meth:`map` ask one of them for the batch size."""
 
     def __len__(self) -> int:
         return math.ceil(self.n / self.protocol.shard)
@@ -82,7 +94,11 @@ class Shards:
 
     @property
     def batch_size(self) -> int:
-        """Images a forward pass."""
+        """Images a forward pass: what was asked for, or less while the device has no room for that."""
+        return self._asked if self.room.images is None else min(self.room.images, self._asked)
+
+    @property
+    def _asked(self) -> int:
         return self.protocol.shard if self.split is None else min(self.split, self.protocol.shard)
 
     @property
@@ -112,14 +128,18 @@ class Shards:
     def map(self, measure: Callable[[Shard], Arrays]) -> Arrays:
         """Run ``measure`` on every shard that is not stored yet, and return all outcomes joined along axis 0.
 
-        ``measure`` returns one item per image, except in arrays whose name begins with ``shard_``.
+        ``measure`` returns one item per image, except in arrays whose name begins with ``shard_``. Where the device's
+        memory is full, the shard is measured again with half the images a forward pass, down to one, which its record
+        says; what an attack draws at random stays the same.
 
         Raises:
+            torch.OutOfMemoryError: there is no room for a single image.
             SaveError: an outcome cannot be stored.
             PartDone: none of the shards is in this process's part.
         """
         identity = self.identity
         outcomes: list[Arrays] = []
+        self.room.images = None
         for index in range(len(self)):
             if self.part is not None and index not in self.part:
                 continue
@@ -127,8 +147,10 @@ class Shards:
             outcome = self.store.load_shard(identity, index, size)
             if outcome is None:
                 start = time.perf_counter()
-                with self._own_global_stream(index):
-                    outcome = measure(self._shard(index))
+                while (outcome := self._tried(measure, index)) is None:
+                    self.room.images = min(self.batch_size, size) // 2
+                    if self.subject.device.type == "cuda":
+                        torch.cuda.empty_cache()
                 outcome[f"{NOTE}seconds"] = np.array([time.perf_counter() - start])
                 outcome[f"{NOTE}batch_size"] = np.array([self.batch_size])
                 self.store.save_shard(identity, index, size, outcome)
@@ -174,6 +196,17 @@ class Shards:
             key=key(identity | {"n": self.n}),
         )
 
+    def _tried(self, measure: Callable[[Shard], Arrays], index: int) -> Arrays | None:
+        """Return a shard's outcome; None where the device's memory is full and a pass has more than one image."""
+        try:
+            with self._own_global_stream(index):
+                return measure(self._shard(index))
+        except torch.OutOfMemoryError:
+            first, end = self._bounds(index)
+            if min(self.batch_size, end - first) == 1:
+                raise
+            return None
+
     @contextmanager
     def _own_global_stream(self, index: int) -> Iterator[None]:
         """Seed the global generators for one shard, for models that draw noise; restore them afterwards."""
@@ -192,7 +225,8 @@ class Shards:
 
     def _shard(self, index: int) -> Shard:
         chosen = slice(*self._bounds(index))
-        shard = Shard(index, self.images.unit(chosen), self.images.labels[chosen], self.protocol.seed)
+        x, y = self.images.unit(chosen), self.images.labels[chosen]
+        shard = Shard(index, x, y, self.protocol.seed, None if self.room.images is None else self._asked)
         if not self.protocol.noise:
             return shard
         noise = normal_like(shard.x, shard.generator("noise"))

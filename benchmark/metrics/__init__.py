@@ -26,7 +26,7 @@ from methods.errors import InputError, nearest
 
 DEFAULT = (
     *("clean", "pgd20", "autoattack", "energy", "generation", "landscape", "fid", "fid_ref"),
-    *("sweep", "eot_pgd", "transfer", "marginal", "masking", "autoattack_custom"),
+    *("sweep", "eot_pgd", "transfer", "marginal", "masking", "autoattack_custom", "autoattack_fast"),
 )
 """The order in which metrics run: a cheap one first, and what another one reuses before it."""
 

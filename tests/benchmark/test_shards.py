@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from benchmark import metrics as registry
 from benchmark.parts import Part
 from benchmark.protocol import Protocol, load
+from benchmark.runner import evaluate
 from benchmark.shards import Shard, Shards, counted, in_batches, percent, standard_error
 from benchmark.store import Arrays, Store, key
 from benchmark.subject import Subject
@@ -118,6 +119,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     },
     "marginal": {"attacks": ["square"]},
     "masking": {"images": 7, "restarts": 1, "corners": 3, "queries": 9, "draws": 2},
+    "autoattack_fast": {},
     "autoattack_custom": {"attacks": ["square"], "iterations": 20, "queries": 9},
 }
 """For every metric, another value of every setting."""
@@ -285,3 +287,66 @@ def test_statistics_of_verdicts() -> None:
     assert percent(correct) == 75
     assert standard_error(correct) == pytest.approx(100 * (0.75 * 0.25 / 4) ** 0.5)
     assert counted(["a", "b", "a"]) == ["a (x2)", "b"]
+
+
+class Narrow(nn.Module):
+    """A network whose device has room for few images at once."""
+
+    def __init__(self, inner: nn.Module, room: int) -> None:
+        super().__init__()
+        self.inner, self.room = inner, room
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("full")
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("metric", ["clean", "pgd20", "autoattack_custom", "sweep", "marginal"])
+def test_shard_for_which_memory_is_too_small_is_measured_in_smaller_passes(
+    toy: Any, protocol: Callable[..., Protocol], store: Store, metric: str
+) -> None:
+    made = toy(images=16)
+    settings = {
+        "sweep": {"eps": [0, 1], "steps": [1, 20]},
+        "marginal": {"attacks": ["apgd_ce"]},
+        "autoattack_custom": {"iterations": 10, "queries": 20},
+    }.get(metric, {})
+    chosen = protocol(metrics={metric: settings}, threat="Linf:0.05")
+    found = {}
+    for room in (100, 3):
+        own, model = Store(store.root / str(room)), Narrow(made.model(), room)
+        result = evaluate(made.subject(model), made.dataset, chosen, store=own, progress=False)[metric]
+        assert result.status == "done", result.error
+        found[room] = result.values, own.samples(result), result.flags
+    values, samples, flags = found[3]
+    assert flags == found[100][2]
+    assert (found[100][0]["batch_size"], values["batch_size"]) == (10, 2)
+    assert samples is not None
+    for name, expected in found[100][1].items():
+        # The same random numbers: images differ by rounding alone.
+        assert samples[name] == pytest.approx(expected, abs=1e-5), name
+
+
+def test_no_room_for_one_image_is_an_error(toy: Any, protocol: Callable[..., Protocol], store: Store) -> None:
+    model = Narrow(toy().model(), 0)
+    chosen = protocol(metrics={"clean": {}})
+    result = evaluate(toy().subject(model), toy().dataset, chosen, store=store, progress=False)["clean"]
+    assert result.status == "failed"
+    assert "full" in str(result.error)
+
+
+def test_each_metric_is_tried_with_all_the_images_again(make: Made) -> None:
+    seen: list[int] = []
+
+    def once(shard: Shard) -> Arrays:
+        seen.append(data.batch_size)
+        if len(seen) == 1:
+            raise torch.OutOfMemoryError
+        return numbers(shard)
+
+    data = make()
+    arrays = data.map(once)
+    assert arrays["shard_batch_size"].tolist() == [5, 5, 5]
+    data.of("pgd20").map(once)
+    assert seen == [10, 5, 5, 5, 10, 10, 10]

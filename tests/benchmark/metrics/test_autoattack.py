@@ -12,6 +12,7 @@ import torch
 from pyautoattack import AutoAttack, checks
 from torch import Tensor, nn
 
+from benchmark import evidence
 from benchmark.cascade import STANDARD
 from benchmark.metrics import autoattack
 from benchmark.protocol import Protocol
@@ -74,12 +75,22 @@ def test_every_verdict_agrees_with_pyautoattack_called_directly(
             version="standard",
         )
         adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = 3
-        x_adv, y_adv = adversary.run_standard_evaluation(x, y, batch_size=batch_size or 8)
+        _, y_adv = adversary.run_standard_evaluation(x, y, batch_size=batch_size or 8)
 
     robust = y_adv == y
     assert 0 < int(robust.sum()) < 6
     assert (samples["broken_by"] == 0).tolist() == robust.tolist()
-    assert samples["perturbation"] == pytest.approx(ThreatModel.parse(threat).distance(x_adv, x).numpy())
+    # The image of a broken verdict may be an earlier one than the package returns.
+    ball = ThreatModel.parse(threat)
+    decoded = torch.from_numpy(samples["delta"]).float() * (ball.radius / evidence.LEVELS)
+    shown = torch.where(
+        torch.from_numpy(samples["encoding"] == evidence.EXACT)[:, None, None, None],
+        torch.from_numpy(samples["exact"]),
+        (x + decoded).clamp(0, 1),
+    )
+    assert (made.model()(shown).argmax(1) == y).tolist() == robust.tolist()
+    assert float(samples["perturbation"].max()) <= ball.radius + 1e-5
+    assert (samples["perturbation"] > 0).tolist() == (samples["broken_by"] > 0).tolist()
     # What the package logs after each attack is what was overheard.
     logged = [message for message in caplog.messages if message.startswith("robust accuracy after")]
     for name, attack in zip(STANDARD, ("APGD-CE", "APGD-T", "FAB-T", "SQUARE"), strict=True):
@@ -113,7 +124,7 @@ def test_norm_of_the_threat_model_reaches_the_attacks(toy: Any, protocol: Protoc
     _, samples = run(toy(), protocol(threat="L2:1"), store)
     attacked = samples["perturbation"][samples["broken_by"] == 1]
     assert len(attacked) == 22
-    assert attacked == pytest.approx(1, abs=0.05)
+    assert attacked.min() > 0.8
     assert attacked.max() <= 1 + 1e-5
 
 

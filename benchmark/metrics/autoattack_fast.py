@@ -1,0 +1,72 @@
+"""AutoAttack for a first look: the standard cascade, searching in bfloat16 and believing float32 alone.
+
+The attacks' own forward and backward passes run under autocast to bfloat16, which takes half the time and memory where
+the device has it. Each misclassification they find is put to the float32 network at once: where that one still
+classifies the image correctly, the attack goes on (:mod:`benchmark.sparing`). So every image counted as broken is
+broken, as under :mod:`benchmark.metrics.autoattack`. What can be missed is an adversarial image that only a search in
+float32 finds: the accuracy can be too high.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmark import evidence
+from benchmark.cascade import Cascade
+from benchmark.metrics import Column
+from benchmark.metrics.autoattack import check
+from benchmark.protocol import Protocol
+from benchmark.results import Measurement
+from benchmark.schema import Strict
+from benchmark.shards import Shards, counted
+from benchmark.store import Arrays
+from benchmark.subject import Subject
+from methods.primitives.threat import ThreatModel
+
+__all__ = ["COLUMNS", "NAME", "VERSION", "Config", "check", "conditions", "measure", "verdicts"]
+
+NAME = "autoattack_fast"
+VERSION = 1
+_CASCADE = Cascade(precision="bfloat16")
+_FLAG = (
+    "not AutoAttack standard: it searches in bfloat16, so the accuracy can be too high; "
+    "each image counted as broken is broken in float32"
+)
+
+
+class Config(Strict):
+    """Nothing to set, as for the standard version."""
+
+
+COLUMNS = {
+    "autoattack_fast": Column("accuracy", "accuracy under AutoAttack searching in bfloat16, %; an upper bound only"),
+}
+
+
+def conditions(data: Shards) -> dict[str, Any]:
+    """Return what the stored outcomes hold besides verdicts."""
+    return {"evidence": evidence.FORMAT}
+
+
+def verdicts(samples: Arrays) -> dict[str, np.ndarray]:
+    """Return the outcome per image behind each accuracy."""
+    return _CASCADE.verdicts(samples)
+
+
+def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+    """Measure accuracy in percent, clean, after each attack of the cascade, and after all.
+
+    Values besides: ``refuted``, the number of images for which bfloat16 claimed a misclassification that float32
+    denied. Per image as :mod:`benchmark.metrics.autoattack`, and if ``refuted``.
+
+    Raises:
+        InputError: fewer than 4 classes, for which the targeted DLR loss is not defined.
+        RuntimeError: what comes back is outside the threat model, or NaN.
+    """
+    check(subject)
+    threat = ThreatModel.parse(protocol.threat)
+    arrays = data.map(lambda shard: _CASCADE.run(subject, threat, shard, data.batch_size))
+    values = _CASCADE.values(arrays, threat) | {"refuted": int(arrays["refuted"].sum())}
+    return data.finish(arrays, values, [_FLAG, *counted(str(message) for message in arrays["shard_warnings"])])
