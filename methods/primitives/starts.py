@@ -1,6 +1,7 @@
 """Where chains begin: informative starts fitted to training images, and uniform noise."""
 
 import math
+from functools import reduce
 from typing import Literal, cast, get_args
 
 import torch
@@ -12,6 +13,8 @@ from methods.primitives.random import normal_like, uniform_like
 StartName = Literal["class_gaussian", "gaussian", "uniform", "pca"]
 _SUBSPACE = 512
 """Principal components that are looked for at first."""
+_PIECE = 250
+"""Images of a class that are made floats at a time on a CPU: what stays in its cache (3 MiB of 32x32 pixels)."""
 _LARGEST_COVARIANCE = 4096
 """Pixels up to which a covariance matrix of all of them is formed (64 MiB in float32)."""
 _GAUSSIAN_PIECE = 2000
@@ -106,8 +109,19 @@ class ClassGaussian(Start):
                 continue
             z = normal_like(x.new_empty(len(wanted), len(members)), generator)
             weights = 1 / len(members) + (z - z.mean(1, keepdim=True)) / math.sqrt(len(members))
-            x[wanted] = (weights @ _unit(self.images[members]).flatten(1)).view(-1, *x.shape[1:])
+            x[wanted] = self._mixed(weights, members).view(-1, *x.shape[1:])
         return (x + self.ridge * normal_like(x, generator)).clamp(0, 1)
+
+    def _mixed(self, weights: Tensor, members: Tensor) -> Tensor:
+        """Return the sums [n, d], with weights [n, N], of the N images that ``members`` names."""
+        piece = len(members) if members.is_cuda else _PIECE
+        return reduce(
+            torch.add,
+            (
+                shares @ _unit(self.images[some]).flatten(1)
+                for shares, some in zip(weights.split(piece, 1), members.split(piece), strict=True)
+            ),
+        )
 
 
 class Gaussian(Start):

@@ -44,6 +44,14 @@ def test_every_start_draws_images_in_the_unit_range(name: str) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_images_summed_in_pieces_give_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = ClassGaussian(*data(), 2)
+    y = torch.tensor([0, 1, 1])
+    whole = begin.sample(y, generator(1))
+    monkeypatch.setattr(starts, "_PIECE", 7)
+    torch.testing.assert_close(begin.sample(y, generator(1)), whole, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("name", get_args(StartName))
 def test_no_start_puts_the_training_set_into_checkpoints(name: str) -> None:
     assert not start(name, *data(), 2).state_dict()
