@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,6 +34,8 @@ from methods.primitives import ranks
 
 _PATIENCE = timedelta(hours=2)
 """Longest wait of a rank for another, which may be writing files; a rank that ends is noticed at once."""
+_START = "spawn"
+"""How ranks start: a fork would take over the threads of the libraries, and CUDA not at all."""
 _GRACE = 5.0
 """Seconds in which the other ranks may say what they saw of one that failed."""
 
@@ -106,11 +108,11 @@ def on_devices(work: Work, device: torch.device, devices: int, title: str, told:
     Raises:
         RankFailed: a rank died, or raised anything else. No rank is left.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(_START)
     # A pickle of its own carries tensors by value: torch would put them into shared memory, which containers lack.
     payload = pickle.dumps(work)
     threads = max(1, torch.get_num_threads() // devices)
-    processes: list[SpawnProcess] = []
+    processes: list[BaseProcess] = []
     readers: list[Connection] = []
     with TemporaryDirectory(prefix="trilemma-") as folder:
         try:
@@ -132,7 +134,7 @@ def on_devices(work: Work, device: torch.device, devices: int, title: str, told:
                 process.join()
 
 
-def _ended_well(processes: list[SpawnProcess]) -> bool:
+def _ended_well(processes: list[BaseProcess]) -> bool:
     """Wait for all processes; where one fails, give the others a moment to end by themselves, and return False."""
     running = {process.sentinel: process for process in processes}
     deadline: float | None = None
@@ -150,7 +152,7 @@ def _ended_well(processes: list[SpawnProcess]) -> bool:
     return deadline is None
 
 
-def _tell(title: str, processes: list[SpawnProcess], readers: list[Connection]) -> None:
+def _tell(title: str, processes: list[BaseProcess], readers: list[Connection]) -> None:
     """Raise what made the ranks fail; what it led to in others is left out."""
     seen: list[tuple[int, int, _Message | None]] = []
     for rank, (process, reader) in enumerate(zip(processes, readers, strict=True)):
