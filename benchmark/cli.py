@@ -38,6 +38,7 @@ Dataset = Annotated[str, typer.Option(help="digits, cifar10, cifar100, cifar10-j
 Methods = Annotated[str, typer.Option(help="Recipes, comma-separated (see: list recipes).")]
 Seeds = Annotated[str, typer.Option(help="Seeds, comma-separated.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Devices = Annotated[int, typer.Option(help="CPU processes or GPUs that share each training, batch by batch.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. train.epochs=5."),
@@ -110,6 +111,7 @@ def run(
     protocol: ProtocolId = None,
     seeds: Seeds = "0",
     device: Device = "auto",
+    devices: Devices = 1,
     overrides: Settings = None,
     config: ConfigFile = None,
     metrics: Metrics = None,
@@ -124,7 +126,7 @@ def run(
     """Train each recipe with each seed, evaluate the checkpoints, and rebuild the leaderboards."""
     from benchmark import experiments
 
-    plan = _plan(_names(methods), dataset, protocol, seeds, device, overrides, config, runs)
+    plan = _plan(_names(methods), dataset, protocol, seeds, device, overrides, config, runs, devices)
     _finish(experiments.run(plan, _evaluation(metrics, limit, batch_size, which, surrogate, workers), leaderboards))
 
 
@@ -135,6 +137,7 @@ def train(
     protocol: ProtocolId = None,
     seeds: Seeds = "0",
     device: Device = "auto",
+    devices: Devices = 1,
     overrides: Settings = None,
     config: ConfigFile = None,
     runs: Runs = Path("runs"),
@@ -142,7 +145,7 @@ def train(
     """Train each recipe with each seed; finished runs are skipped, interrupted ones resume."""
     from benchmark import experiments
 
-    plan = _plan(_names(methods), dataset, protocol, seeds, device, overrides, config, runs)
+    plan = _plan(_names(methods), dataset, protocol, seeds, device, overrides, config, runs, devices)
     _finish(experiments.train_all(plan))
 
 
@@ -153,6 +156,7 @@ def ablate(
     protocol: ProtocolId = None,
     seeds: Seeds = "0",
     device: Device = "auto",
+    devices: Devices = 1,
     overrides: Settings = None,
     config: ConfigFile = None,
     metrics: Annotated[str | None, typer.Option(help="Metrics, comma-separated; the ablation's by default.")] = None,
@@ -168,7 +172,7 @@ def ablate(
     from benchmark import ablation, experiments
 
     chosen = ablation.load(name)
-    plan = _plan([chosen.recipe], dataset, protocol, seeds, device, overrides, config, runs)
+    plan = _plan([chosen.recipe], dataset, protocol, seeds, device, overrides, config, runs, devices)
     evaluation = _evaluation(metrics or ",".join(chosen.metrics), limit, batch_size, which, surrogate, workers)
     _finish(experiments.ablate(name, plan, evaluation, leaderboards))
 
@@ -508,6 +512,7 @@ def _plan(
     overrides: Sequence[str] | None,
     config: Path | None,
     runs: Path,
+    devices: int = 1,
 ) -> Plan:
     from benchmark.experiments import Plan
 
@@ -519,6 +524,7 @@ def _plan(
         overrides=overrides or [],
         config=config,
         device=device,
+        devices=devices,
         runs=runs,
     )
 

@@ -48,6 +48,7 @@ from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
 from methods.training.checkpoint import FILES, write_json
 from methods.training.config import DataConfig, Experiment, experiment, overlay
+from methods.training.distributed import RankFailed, check_devices
 from methods.training.provenance import provenance
 from methods.training.trainer import TrainingFailed, check, read_manifest, run_folder, select_device, train
 
@@ -73,6 +74,8 @@ class Plan:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Laid over ``config`` and ``overrides``: what a row of an ablation sets."""
     device: str = "auto"
+    devices: int = 1
+    """Devices of each training."""
     runs: Path = Path("runs")
     _loaded: dict[tuple[int | None, int | None, str | None], Dataset] = field(default_factory=dict)
 
@@ -116,9 +119,9 @@ class Plan:
 
     def check(self) -> None:
         """Resolve everything now, so that bad input stops the command before any work."""
-        select_device(self.device)
+        check_devices(self.torch_device, self.devices)
         for run in self.experiments:
-            check(run, self.data(run))
+            check(run, self.data(run), self.devices)
 
 
 @dataclass(frozen=True)
@@ -247,7 +250,10 @@ def finished(plan: Plan, failures: list[str]) -> Iterator[tuple[Experiment, Path
     for run in plan.experiments:
         dataset = plan.data(run)
         try:
-            folder = train(run, dataset, plan.runs, plan.torch_device)
+            folder = train(run, dataset, plan.runs, plan.torch_device, plan.devices)
+        except RankFailed as error:
+            failures.append(str(error))
+            continue
         except TrainingFailed as error:
             failures.append(str(error))
             folder = run_folder(plan.runs, run, dataset)

@@ -12,7 +12,10 @@ from methods.training.guard import Line, read_log
 
 POINTS = 40
 """Of a curve, at most: each is the mean over an equal span of steps, so that an entry stays small."""
-_KEPT = ("epochs", "steps", "seconds", "precision", "best", "interventions", "restarts", "collapse", "provenance")
+_KEPT = (
+    *("epochs", "steps", "seconds", "precision", "devices", "best"),
+    *("interventions", "restarts", "collapse", "provenance"),
+)
 _POSITION = ("step", "epoch")
 _LOGGED_GAP = ("energy_gap_logged", "energy_adv", "energy_clean")
 _CURVES = (

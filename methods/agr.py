@@ -27,6 +27,7 @@ from methods.primitives.attacks import PGD
 from methods.primitives.ce_attack import ce_attack
 from methods.primitives.gradient_surgery import edited_gradient
 from methods.primitives.losses import cross_entropy
+from methods.primitives.ranks import add_up, mean
 from methods.training.method import Batch, Card, Inner, Losses, Task, Update
 from methods.training.wrapper import Wrapper, WrapperConfig
 
@@ -69,6 +70,7 @@ class Edited:
 
     def gradient(self, total: Tensor) -> None:
         self.others = torch.autograd.grad(self.clean(), self.weights, retain_graph=True, materialize_grads=True)
+        add_up(self.others)
         self.update.gradient(total)
 
     def apply(self) -> None:
@@ -80,6 +82,7 @@ class Edited:
 
 class AGR(Wrapper):
     Config = Config
+    several_devices = True
     card = Card(
         title="Balancing Generalization and Robustness in Adversarial Training via Steering through Clean and "
         "Adversarial Gradient Directions",
@@ -112,6 +115,6 @@ class AGR(Wrapper):
 
         def clean() -> Tensor:
             term = latest.terms.get("clean")
-            return cross_entropy(model(batch.x), batch.labels).mean() if term is None else term
+            return mean(cross_entropy(model(batch.x), batch.labels)) if term is None else term
 
         return self.base.descend(model, batch, Edited(update, model, clean, self.config.clip), remembered)

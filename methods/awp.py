@@ -41,6 +41,7 @@ class Config(WrapperConfig):
 
 class AWP(Wrapper):
     Config = Config
+    several_devices = True
     card = Card(
         title="Adversarial Weight Perturbation Helps Robust Generalization",
         arxiv="2004.05884",

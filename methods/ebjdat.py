@@ -24,6 +24,7 @@ from methods.primitives.energy import marginal_energy
 from methods.primitives.energy_attack import EnergyAttack
 from methods.primitives.losses import accuracy, cross_entropy
 from methods.primitives.modes import frozen
+from methods.primitives.ranks import mean
 from methods.training.method import Batch, Card, Inner, Losses, Task
 from methods.training.wrapper import Wrapper, filled
 
@@ -51,6 +52,7 @@ class Config:
 
 class EBJDAT(Wrapper):
     Config = Config
+    several_devices = True
     card = Card(
         title="Your Classifier Can Do More: Towards Bridging the Gaps in Classification, Robustness, and Generation",
         arxiv="2505.19459",
@@ -73,7 +75,7 @@ class EBJDAT(Wrapper):
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
         config, hosted = self.config, self.base.loss(model, batch, inner)
         logits = model(inner["x_adv"])
-        adversarial, energy_adv = cross_entropy(logits, batch.y).mean(), marginal_energy(logits).mean()
+        adversarial, energy_adv = mean(cross_entropy(logits, batch.y)), mean(marginal_energy(logits))
         gap = hosted.terms["energy_data" if config.pairing == "density" else "energy_clean"] - energy_adv
         h2 = {"contrast": gap, "pull": -gap, "absolute": gap.abs()}[config.h2]
         terms = {"energy_adv": energy_adv, "adversarial": adversarial, "accuracy_adv": accuracy(logits, batch.y)}

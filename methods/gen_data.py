@@ -24,6 +24,7 @@ from methods.primitives.ce_attack import ce_attack
 from methods.primitives.cutmix import cutmix
 from methods.primitives.losses import accuracy, cross_entropy, kl_divergence
 from methods.primitives.modes import AttackMode
+from methods.primitives.ranks import mean
 from methods.primitives.targets import one_hot, soft_targets
 from methods.primitives.trades_attack import trades_attack
 from methods.training.method import Batch, Card, Inner, Losses, Method
@@ -66,6 +67,11 @@ class GenData(Method):
     def any_attack(self) -> bool:
         return not self.config.cutmix
 
+    @property
+    def several_devices(self) -> bool:
+        # CutMix mixes each image with any other of the batch.
+        return not self.config.cutmix
+
     def inner(self, model: nn.Module, batch: Batch) -> Inner:
         config, threat, random = self.config, self.task.threat, batch.generator("attack")
         if not config.cutmix:
@@ -79,8 +85,8 @@ class GenData(Method):
         smoothed = soft_targets(batch.y, self.task.num_classes, 1 - self.config.label_smoothing, "all")
         target = inner.get("target", smoothed)
         clean, adversarial = model(inner.get("x", batch.x)), model(inner["x_adv"])
-        natural = cross_entropy(clean, target).mean()
-        robust = kl_divergence(clean, adversarial).mean()
+        natural = mean(cross_entropy(clean, target))
+        robust = mean(kl_divergence(clean, adversarial))
         label = target.argmax(1)
         return Losses(
             natural + self.config.beta * robust,

@@ -20,6 +20,7 @@ from methods.primitives.energy_attack import EnergyAttack
 from methods.primitives.losses import accuracy, cross_entropy
 from methods.primitives.modes import frozen
 from methods.primitives.negatives import Chains
+from methods.primitives.ranks import mean
 from methods.primitives.samplers import SGLD
 from methods.training.density import DensityMethod
 from methods.training.method import Batch, Card, Inner, Losses
@@ -40,6 +41,7 @@ class Config:
 class JEAT(DensityMethod):
     Config = Config
     density = False
+    several_devices = True
     card = Card(
         title="Towards Understanding the Generative Capability of Adversarially Robust Classifiers",
         arxiv="2108.09093",
@@ -55,10 +57,10 @@ class JEAT(DensityMethod):
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
         logits = model(inner["x_adv"])
-        adversarial = cross_entropy(logits, batch.y).mean()
-        energy_adv = marginal_energy(logits).mean()
-        samples = marginal_energy(model(inner["x_q"])).mean()
-        positives = energy_adv if self.config.positives == "adversarial" else marginal_energy(model(batch.x)).mean()
+        adversarial = mean(cross_entropy(logits, batch.y))
+        energy_adv = mean(marginal_energy(logits))
+        samples = mean(marginal_energy(model(inner["x_q"])))
+        positives = energy_adv if self.config.positives == "adversarial" else mean(marginal_energy(model(batch.x)))
         return Losses(
             adversarial + self.config.w_density * (positives - samples),
             {

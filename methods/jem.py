@@ -36,6 +36,7 @@ class Config:
 
 class JEM(DensityMethod):
     Config = Config
+    several_devices = True
     card = Card(
         title="Your Classifier is Secretly an Energy Based Model and You Should Treat it Like One",
         arxiv="1912.03263",

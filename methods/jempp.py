@@ -34,6 +34,7 @@ class Config:
 
 class JEMPP(DensityMethod):
     Config = Config
+    several_devices = True
     card = Card(
         title="JEM++: Improved Techniques for Training JEM",
         arxiv="2109.09032",

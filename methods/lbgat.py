@@ -26,6 +26,7 @@ from methods.errors import InputError, not_negative
 from methods.primitives.attacks import PGD
 from methods.primitives.losses import accuracy, cross_entropy, kl_divergence
 from methods.primitives.modes import mode
+from methods.primitives.ranks import mean
 from methods.primitives.trades_attack import trades_attack
 from methods.training.auxiliary import auxiliary
 from methods.training.checkpoint import load_checkpoint
@@ -50,6 +51,7 @@ class Config:
 class LBGAT(Method):
     Config = Config
     any_attack = True
+    several_devices = True
     card = Card(
         title="Learnable Boundary Guided Adversarial Training",
         arxiv="2011.11164",
@@ -88,8 +90,8 @@ class LBGAT(Method):
             clean: Tensor = model(batch.x)
         with mode(self.teacher, training=True, track_statistics=False):
             guide = self.teacher(batch.x)
-        boundary = (adversarial.float() - guide.float()).square().mean()
-        teacher, robust = cross_entropy(guide, batch.y).mean(), kl_divergence(clean, adversarial).mean()
+        boundary = mean((adversarial.float() - guide.float()).square())
+        teacher, robust = mean(cross_entropy(guide, batch.y)), mean(kl_divergence(clean, adversarial))
         return Losses(
             boundary + teacher + self.config.beta * robust,
             {

@@ -19,6 +19,7 @@ from methods.errors import not_negative
 from methods.primitives.attacks import PGD
 from methods.primitives.ce_attack import ce_attack
 from methods.primitives.losses import accuracy, boosted_cross_entropy, cross_entropy, kl_divergence
+from methods.primitives.ranks import mean
 from methods.training.method import Batch, Card, Inner, Losses, Method
 
 
@@ -36,6 +37,7 @@ class Config:
 class MART(Method):
     Config = Config
     any_attack = True
+    several_devices = True
     card = Card(
         title="Improving Adversarial Robustness Requires Revisiting Misclassified Examples",
         arxiv="none (OpenReview rklOg6EFwS)",
@@ -53,15 +55,15 @@ class MART(Method):
         natural = cross_entropy(clean, batch.y)
         # 1 - p_y, of which the cross-entropy is -log p_y.
         missed = 1.0000001 - (-natural).exp()
-        boosted = boosted_cross_entropy(adversarial, batch.y).mean()
-        robust = (kl_divergence(clean, adversarial, floor=1e-12) * missed).mean()
+        boosted = mean(boosted_cross_entropy(adversarial, batch.y))
+        robust = mean(kl_divergence(clean, adversarial, floor=1e-12) * missed)
         return Losses(
             boosted + self.config.beta * robust,
             {
                 "boosted": boosted,
                 "robust": robust,
-                "clean": natural.mean(),
-                "missed": missed.mean(),
+                "clean": mean(natural),
+                "missed": mean(missed),
                 "accuracy_clean": accuracy(clean, batch.y),
                 "accuracy_adv": accuracy(adversarial, batch.y),
             },

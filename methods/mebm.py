@@ -21,6 +21,7 @@ from methods.errors import InputError, not_negative
 from methods.primitives.energy import marginal_energy
 from methods.primitives.losses import accuracy, cross_entropy
 from methods.primitives.negatives import Chains
+from methods.primitives.ranks import mean
 from methods.primitives.samplers import SGLD
 from methods.training.density import DensityMethod
 from methods.training.method import Batch, Card, Inner, Losses
@@ -47,6 +48,7 @@ class Config:
 
 class MEBM(DensityMethod):
     Config = Config
+    several_devices = True
     card = Card(
         title="M-EBM: Towards Understanding the Manifolds of Energy-Based Models",
         arxiv="2303.04343",
@@ -63,12 +65,12 @@ class MEBM(DensityMethod):
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
         energy = self.energy_of(model)
-        data, samples = energy(batch.density), energy(inner["x_q"]).mean()
-        total = data.mean() - samples + self.config.l2 * (data.square().mean() + samples.square())
-        terms = {"energy_data": data.mean(), "energy_samples": samples}
+        data, samples = energy(batch.density), mean(energy(inner["x_q"]))
+        total = mean(data) - samples + self.config.l2 * (mean(data.square()) + samples.square())
+        terms = {"energy_data": mean(data), "energy_samples": samples}
         if self.config.w_clean:
             logits = model(batch.x)
-            terms |= {"clean": cross_entropy(logits, batch.y).mean(), "accuracy_clean": accuracy(logits, batch.y)}
+            terms |= {"clean": mean(cross_entropy(logits, batch.y)), "accuracy_clean": accuracy(logits, batch.y)}
             total = total + self.config.w_clean * terms["clean"]
         return Losses(total, terms)
 

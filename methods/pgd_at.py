@@ -16,6 +16,7 @@ from methods.primitives.attacks import PGD
 from methods.primitives.ce_attack import ce_attack
 from methods.primitives.losses import accuracy, cross_entropy
 from methods.primitives.modes import AttackMode
+from methods.primitives.ranks import mean
 from methods.training.method import Batch, Card, Inner, Losses, Method
 
 
@@ -30,6 +31,7 @@ class Config:
 class PGDAT(Method):
     Config = Config
     any_attack = True
+    several_devices = True
     card = Card(
         title="Towards Deep Learning Models Resistant to Adversarial Attacks",
         arxiv="1706.06083",
@@ -46,5 +48,5 @@ class PGDAT(Method):
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
         logits = model(inner["x_adv"])
-        adversarial = cross_entropy(logits, batch.labels).mean()
+        adversarial = mean(cross_entropy(logits, batch.labels))
         return Losses(adversarial, {"adversarial": adversarial, "accuracy_adv": accuracy(logits, batch.y)})

@@ -39,6 +39,7 @@ class Config:
 
 class SADAJEM(DensityMethod):
     Config = Config
+    several_devices = True
     card = Card(
         title="Towards Bridging the Performance Gaps of Joint Energy-based Models",
         arxiv="2209.07959",

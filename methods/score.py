@@ -23,6 +23,7 @@ from methods.errors import InputError, not_negative
 from methods.primitives.attacks import PGD
 from methods.primitives.losses import accuracy, squared_error
 from methods.primitives.modes import AttackMode, attacked
+from methods.primitives.ranks import mean
 from methods.primitives.targets import one_hot
 from methods.primitives.trades_attack import trades_attack
 from methods.training.method import Batch, Card, Inner, Losses, Method
@@ -52,6 +53,7 @@ class Config:
 class SCORE(Method):
     Config = Config
     any_attack = True
+    several_devices = True
     card = Card(
         title="Robustness and Accuracy Could Be Reconcilable by (Proper) Definition",
         arxiv="2202.10103",
@@ -73,7 +75,7 @@ class SCORE(Method):
         config, label = self.config, one_hot(batch.y, self.task.num_classes)
         if config.form == "pgd":
             logits = model(inner["x_adv"])
-            adversarial = self._clipped(squared_error(logits, label)).mean()
+            adversarial = mean(self._clipped(squared_error(logits, label)))
             return Losses(adversarial, {"adversarial": adversarial, "accuracy_adv": accuracy(logits, batch.y)})
         clean, attacked_logits = model(batch.x), model(inner["x_adv"])
         natural, robust = squared_error(clean, label), _apart(clean, attacked_logits)
@@ -82,10 +84,10 @@ class SCORE(Method):
         else:
             total = self._clipped(natural + config.beta * robust)
         return Losses(
-            total.mean(),
+            mean(total),
             {
-                "clean": natural.mean(),
-                "robust": robust.mean(),
+                "clean": mean(natural),
+                "robust": mean(robust),
                 "accuracy_clean": accuracy(clean, batch.y),
                 "accuracy_adv": accuracy(attacked_logits, batch.y),
             },

@@ -11,6 +11,7 @@ from torch import nn
 
 from methods.errors import InputError
 from methods.primitives.losses import accuracy, cross_entropy
+from methods.primitives.ranks import mean
 from methods.training.method import Batch, Card, Inner, Losses, Method
 
 
@@ -26,6 +27,7 @@ class Config:
 
 class Standard(Method):
     Config = Config
+    several_devices = True
     card = Card(
         title="Overfitting in adversarially robust deep learning (its standard training)",
         arxiv="2002.11569",
@@ -36,5 +38,5 @@ class Standard(Method):
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
         logits = model(batch.x)
-        clean = cross_entropy(logits, batch.y, self.config.label_smoothing).mean()
+        clean = mean(cross_entropy(logits, batch.y, self.config.label_smoothing))
         return Losses(clean, {"clean": clean, "accuracy_clean": accuracy(logits, batch.y)})

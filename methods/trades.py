@@ -15,6 +15,7 @@ from torch import nn
 from methods.errors import not_negative
 from methods.primitives.attacks import PGD
 from methods.primitives.losses import accuracy, cross_entropy, kl_divergence
+from methods.primitives.ranks import mean
 from methods.primitives.trades_attack import trades_attack
 from methods.training.method import Batch, Card, Inner, Losses, Method
 
@@ -33,6 +34,7 @@ class Config:
 class TRADES(Method):
     Config = Config
     any_attack = True
+    several_devices = True
     card = Card(
         title="Theoretically Principled Trade-off between Robustness and Accuracy",
         arxiv="1901.08573",
@@ -47,11 +49,11 @@ class TRADES(Method):
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
         clean, adversarial = model(batch.x), model(inner["x_adv"])
-        natural = cross_entropy(clean, batch.y).mean()
+        natural = mean(cross_entropy(clean, batch.y))
         divergence = kl_divergence(clean, adversarial)
-        robust = divergence.mean()
+        robust = mean(divergence)
         # A method around this one may have chosen a beta for each image (LAS-TRADES).
-        weighted = (inner["beta"] * divergence).mean() if "beta" in inner else self.config.beta * robust
+        weighted = mean(inner["beta"] * divergence) if "beta" in inner else self.config.beta * robust
         return Losses(
             natural + weighted,
             {

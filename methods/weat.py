@@ -20,6 +20,7 @@ from methods.errors import not_negative
 from methods.primitives.attacks import PGD
 from methods.primitives.energy import marginal_energy
 from methods.primitives.losses import accuracy, cross_entropy, kl_divergence
+from methods.primitives.ranks import mean
 from methods.primitives.trades_attack import trades_attack
 from methods.training.method import Batch, Card, Inner, Losses, Method
 
@@ -40,6 +41,7 @@ class Config:
 class WEAT(Method):
     Config = Config
     any_attack = True
+    several_devices = True
     card = Card(
         title="Shedding More Light on Robust Classifiers under the lens of Energy-based Models",
         arxiv="2407.06315",
@@ -59,13 +61,13 @@ class WEAT(Method):
         classified = adversarial if self.config.variant == "adversarial" else clean
         each = cross_entropy(classified, batch.y) + self.config.beta * kl_divergence(clean, adversarial)
         return Losses(
-            (weight * each).mean(),
+            mean(weight * each),
             {
-                "weight": weight.mean(),
-                "energy_clean": energy.mean(),
-                "energy_adv": marginal_energy(adversarial).mean(),
-                "clean": cross_entropy(clean, batch.y).mean(),
-                "adversarial": cross_entropy(adversarial, batch.y).mean(),
+                "weight": mean(weight),
+                "energy_clean": mean(energy),
+                "energy_adv": mean(marginal_energy(adversarial)),
+                "clean": mean(cross_entropy(clean, batch.y)),
+                "adversarial": mean(cross_entropy(adversarial, batch.y)),
                 "accuracy_clean": accuracy(clean, batch.y),
                 "accuracy_adv": accuracy(adversarial, batch.y),
             },

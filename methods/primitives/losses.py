@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods.errors import InputError
+from methods.primitives.ranks import mean
 
 
 def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -71,5 +72,5 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def accuracy(logits: Tensor, y: Tensor) -> Tensor:
-    """Percentage of the batch whose largest logit is the label's, a scalar."""
-    return 100 * (logits.argmax(1) == y).float().mean()
+    """Percentage of the batch, over all ranks, whose largest logit is the label's, a scalar."""
+    return 100 * mean((logits.argmax(1) == y).float())

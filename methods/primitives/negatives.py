@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from methods.errors import InputError, nearest
 from methods.primitives.modes import frozen
+from methods.primitives.ranks import apart, mean
 from methods.primitives.samplers import SGLD, ReplayBuffer
 from methods.primitives.starts import Start, StartName
 
@@ -73,6 +74,8 @@ class Negatives(nn.Module):
     ) -> Tensor:
         """Continue ``n`` chains and write them back; return their ends, [n, C, H, W], detached.
 
+        Each rank has chains, and batch statistics while sampling, of its own.
+
         Args:
             model: whose weights are held fixed, in the mode of the settings.
             energy: images -> [n] (with ``first_layer``: its output -> [n]).
@@ -84,11 +87,15 @@ class Negatives(nn.Module):
         index, x = self.buffer.draw(
             n, chains.restart_probability, lambda new: self.start.sample_any(new, generator), generator
         )
-        with frozen(model, training=chains.mode == "train"):
-            x_q = chains.sampler(energy, x.to(generator.device), generator, first_layer, self.trace)
+        with apart(model), frozen(model, training=chains.mode == "train"):
+            # A rank without chains has no batch whose statistics it could take.
+            x_q, self.trace = x.to(generator.device), {"clip_rate": torch.zeros(0, device=generator.device)}
+            if n:
+                x_q = chains.sampler(energy, x_q, generator, first_layer, self.trace)
         self.buffer.update(index, x_q)
         return x_q
 
     def report(self) -> dict[str, Tensor]:
         """Return what the log shows of the buffer and of the last chains, as scalars."""
-        return {f"buffer_{name}": value for name, value in self.buffer.statistics().items()} | self.trace
+        seen = {f"buffer_{name}": value for name, value in self.buffer.statistics().items()}
+        return seen | {name: mean(value.flatten()) for name, value in self.trace.items()}

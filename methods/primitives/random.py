@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -26,11 +27,42 @@ def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") 
     return torch.Generator(device).manual_seed(derive(seed, *names))
 
 
+class RowsGenerator(torch.Generator):
+    """A generator of which a process that holds some rows of a batch gets the numbers of these rows.
+
+    :func:`normal_like` and :func:`uniform_like` draw for the whole batch and keep the rows; nothing else may draw.
+
+    Attributes:
+        rows: those of the process.
+        of: rows of the whole batch.
+    """
+
+    rows: slice
+    of: int
+
+
+def rows_generator(seed: int, *names: str | int, device: torch.device | str, rows: slice, of: int) -> RowsGenerator:
+    """Return the generator of one named stream for the rows ``rows`` of a batch of ``of``."""
+    drawn = RowsGenerator(device)
+    drawn.manual_seed(derive(seed, *names))
+    drawn.rows, drawn.of = rows, of
+    return drawn
+
+
 def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
     """Draw N(0, 1) with the shape, dtype and device of ``x``, whatever device the generator lives on."""
-    return torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
+    return _like(x, torch.randn, generator)
 
 
 def uniform_like(x: Tensor, generator: torch.Generator) -> Tensor:
     """Draw U[0, 1) with the shape, dtype and device of ``x``, whatever device the generator lives on."""
-    return torch.rand(x.shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
+    return _like(x, torch.rand, generator)
+
+
+def _like(x: Tensor, draw: Callable[..., Tensor], generator: torch.Generator) -> Tensor:
+    if not isinstance(generator, RowsGenerator):
+        return draw(x.shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
+    drawn = draw((generator.of, *x.shape[1:]), generator=generator, device=generator.device, dtype=x.dtype)
+    if len(drawn[generator.rows]) != len(x):
+        raise RuntimeError(f"{len(x)} rows were asked for of a generator of {len(drawn[generator.rows])}.")
+    return drawn[generator.rows].to(x.device)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from methods.errors import InputError
 from methods.primitives.random import normal_like
+from methods.primitives.ranks import gather, mean, share
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,9 @@ def _linearised(
 class ReplayBuffer(nn.Module):
     """Persistent chains (Tieleman 2008; Du & Mordatch 2019), a part of the state that is checkpointed.
 
+    Every rank has all slots and moves its own :func:`methods.primitives.ranks.share` of them, which alone is up to date
+    until they are gathered.
+
     Args:
         images: the first contents, [size, C, H, W]; copied as float32.
     """
@@ -143,7 +147,9 @@ class ReplayBuffer(nn.Module):
             (index [B] int64 for :meth:`update`, x [B, C, H, W]), on the buffer's device; ``x`` is a copy.
         """
         device = generator.device
-        index = torch.randint(len(self.images), (batch,), generator=generator, device=device).to(self.images.device)
+        own = share(len(self.images))
+        drawn = torch.randint(own.start, own.stop, (batch,), generator=generator, device=device)
+        index = drawn.to(self.images.device)
         restart = torch.rand(batch, generator=generator, device=device) < restart_probability
         x = self.images[index]
         restarts = int(restart.sum())
@@ -162,9 +168,14 @@ class ReplayBuffer(nn.Module):
 
     def statistics(self) -> dict[str, Tensor]:
         """Return ``mean``, ``std`` and ``saturated`` (share at or beyond 0 or 1) of the pixels, as scalars."""
-        mean, square, saturated = self.moments.double().mean(0).unbind()
-        std = (square - mean.square()).clamp(min=0).sqrt()
-        return {"mean": mean.float(), "std": std.float(), "saturated": saturated.float()}
+        average, square, saturated = mean(self.moments[share(len(self.moments))].double(), 0).unbind()
+        std = (square - average.square()).clamp(min=0).sqrt()
+        return {"mean": average.float(), "std": std.float(), "saturated": saturated.float()}
+
+    def gather(self) -> None:
+        """Bring every rank's slots up to date with those that the others have moved."""
+        for slots in (self.images, self.moments):
+            gather(slots)
 
 
 def _moments(images: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from methods.primitives.ranks import add_up
+
 Perturbation = dict[nn.Parameter, Tensor]
 """What is added to each weight."""
 
@@ -22,6 +24,7 @@ def weight_perturbation(total: Tensor, model: nn.Module, gamma: float) -> Pertur
         if name.rpartition(".")[2] == "weight" and weight.dim() > 1 and weight.requires_grad
     ]
     uphill = torch.autograd.grad(total, weights, materialize_grads=True)
+    add_up(uphill)
     with torch.no_grad():
         return {w: gamma * w.norm() / (g.norm() + 1e-20) * g for w, g in zip(weights, uphill, strict=True)}
 

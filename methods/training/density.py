@@ -15,6 +15,7 @@ from methods.primitives.energy import marginal_energy
 from methods.primitives.losses import accuracy, cross_entropy
 from methods.primitives.negatives import Negatives
 from methods.primitives.random import generator
+from methods.primitives.ranks import mean
 from methods.primitives.starts import start
 from methods.training.method import Batch, Inner, Losses, Method, Task
 
@@ -52,7 +53,7 @@ class DensityMethod(Method):
     def sample(self, model: nn.Module, batch: Batch, n: int) -> Tensor:
         """Continue ``n`` chains down the model's energy -> [n, C, H, W]."""
         first_layer, energy = self._path(model)
-        return self.negatives.sample(model, energy, n, batch.generator("sampler"), first_layer)
+        return self.negatives.sample(model, energy, n, batch.generator("sampler", each_rank=True), first_layer)
 
     def _path(self, model: nn.Module) -> tuple[Energy | None, Energy]:
         """Return the first layer, where the chains need it apart, and the energy behind it."""
@@ -65,16 +66,16 @@ class DensityMethod(Method):
         return lambda x: marginal_energy(model(x))
 
     def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
-        data = marginal_energy(model(batch.density)).mean()
-        samples = marginal_energy(model(inner["x_q"])).mean()
+        data = mean(marginal_energy(model(batch.density)))
+        samples = mean(marginal_energy(model(inner["x_q"])))
         logits = model(batch.x)
-        clean = cross_entropy(logits, batch.y).mean()
+        clean = mean(cross_entropy(logits, batch.y))
         return Losses(
             self.config.w_density * (data - samples) + self.config.w_clean * clean,
             {
                 "energy_data": data,
                 "energy_samples": samples,
-                "energy_clean": marginal_energy(logits).mean(),
+                "energy_clean": mean(marginal_energy(logits)),
                 "clean": clean,
                 "accuracy_clean": accuracy(logits, batch.y),
             },

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from methods.data import ImageSet
-from methods.primitives.random import generator
+from methods.primitives.random import generator, rows_generator
+from methods.primitives.ranks import count, largest, rank, share, total
 from methods.primitives.threat import ThreatModel
 from methods.training.memory import fitted
 
@@ -51,7 +52,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's images.
+    """One step's images: all of them, or on several devices this rank's share of them.
 
     Args:
         x: labelled images, float32 [B, C, H, W]; in [0, 1] unless the recipe adds input noise.
@@ -63,6 +64,7 @@ class Batch:
         progress: share of the training already done, in [0, 1).
         target: probabilities of the classes, float32 [B, K], where a method around another gives it other targets
             than labels (LAS-AT smooths them).
+        of: labelled images of the step over all ranks, where this rank holds its share of them; None: ``x`` is all.
     """
 
     x: Tensor
@@ -72,6 +74,7 @@ class Batch:
     seed: int
     progress: float
     target: Tensor | None = None
+    of: int | None = None
 
     @property
     def density(self) -> Tensor:
@@ -85,13 +88,20 @@ class Batch:
         """What the classifier is to say: ``target`` [B, K] where there is one, else the classes ``y`` [B]."""
         return self.y if self.target is None else self.target
 
-    def generator(self, name: str) -> torch.Generator:
+    def generator(self, name: str, each_rank: bool = False) -> torch.Generator:
         """Return this step's random stream called ``name``, on the device of the images.
 
         A stream depends on (seed, name, step) alone: drawing once more from one never shifts another, and a
-        resumed run needs no saved state.
+        resumed run needs no saved state. On several devices a rank gets the numbers that one device would draw for
+        its labelled images (:class:`methods.primitives.random.RowsGenerator`), or with ``each_rank`` a stream of its
+        own, for what is not drawn image by image.
         """
-        return generator(self.seed, name, self.step, device=self.x.device)
+        if self.of is None:
+            return generator(self.seed, name, self.step, device=self.x.device)
+        if each_rank:
+            return generator(self.seed, name, self.step, "rank", rank(), count(), device=self.x.device)
+        rows = share(self.of)
+        return rows_generator(self.seed, name, self.step, device=self.x.device, rows=rows, of=self.of)
 
 
 @dataclass(frozen=True)
@@ -139,6 +149,10 @@ class Method(nn.Module):
     """Whether the trainer must feed the p(x) path (``Batch.x_density``)."""
     any_attack: ClassVar[bool] = False
     """Whether ``loss`` needs nothing of ``inner`` but ``x_adv``, so that a method around this one may craft it."""
+    several_devices: ClassVar[bool] = False
+    """Whether the method may be trained on several devices. Each class says so for itself: it averages over images with
+    :func:`methods.primitives.ranks.mean`, draws image by image or with ``each_rank``, and lets no other state than that
+    of its replay buffer depend on the images."""
     attack_rows: int | None = None
     """Images at a time of the inner problem's passes in eval mode, since the device was full; None: it never was."""
 
@@ -209,7 +223,8 @@ def observed(batch: Batch, inner: Inner) -> dict[str, Tensor]:
     """Return the largest perturbation, and how many values of the inner problem are NaN or infinite."""
     seen: dict[str, Tensor] = {}
     if "x_adv" in inner:
-        seen["delta_max"] = (inner["x_adv"] - inner.get("x", batch.x)).abs().max()
+        seen["delta_max"] = largest((inner["x_adv"] - inner.get("x", batch.x)).abs())
     if inner:
-        seen["inner_nonfinite"] = torch.stack([(~value.isfinite()).sum() for value in inner.values()]).sum().float()
+        nonfinite = torch.stack([(~value.isfinite()).sum() for value in inner.values()]).sum()
+        seen["inner_nonfinite"] = total(nonfinite.float())
     return seen

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from methods.primitives.ranks import add_up
 from methods.training.config import TrainConfig
 
 
@@ -143,6 +144,8 @@ def _cosine(start: float, end: float, share: float) -> float:
 class Updater:
     """The one place that zeroes gradients, clips them and steps the optimiser (see methods.training.method.Update).
 
+    Gradients are added up over the ranks, of which each has that of its own images.
+
     ``gradient_norm`` is the L2 norm of the last gradient that was applied, before it was clipped: a scalar tensor.
     """
 
@@ -162,11 +165,15 @@ class Updater:
     def gradient(self, total: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
+        add_up([parameter.grad for parameter in self._parameters() if parameter.grad is not None])
 
     def apply(self) -> None:
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        parameters = self._parameters()
         if self.clip is not None:
             self.gradient_norm = nn.utils.clip_grad_norm_(parameters, self.clip)
         else:
             self.gradient_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         self.optimizer.step()
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

@@ -5,6 +5,9 @@ continues from its last checkpoint and ends, on a CPU, with the very bits of an 
 
 Every step is a line of log.jsonl, and a guard reads the lines: a collapse stops the run with a record, or sends it back
 to the last good state with new streams and a lower learning rate.
+
+On several devices every rank runs this loop, on its share of each batch. Rank 0 alone writes, and decides what is not
+computed alike everywhere: what the guard says, and when to save.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -30,10 +34,13 @@ from methods.backbones import Classifier, build
 from methods.data import Dataset, ImageSet
 from methods.data.streams import MixedStream, Stream
 from methods.errors import InputError
+from methods.primitives import ranks
 from methods.primitives.attacks import PGD
+from methods.primitives.batch_norm import synchronise
 from methods.primitives.losses import cross_entropy, margin
 from methods.primitives.modes import first_statistics, frozen
 from methods.primitives.random import derive, generator
+from methods.primitives.samplers import ReplayBuffer
 from methods.primitives.threat import ThreatModel
 from methods.training.checkpoint import (
     BUFFERS,
@@ -47,6 +54,7 @@ from methods.training.checkpoint import (
 )
 from methods.training.compiled import Compiled
 from methods.training.config import Experiment, SelectAttack
+from methods.training.distributed import check_devices, on_devices
 from methods.training.guard import Alarm, Detector, read_log
 from methods.training.method import Batch, Losses, Method, Task
 from methods.training.optim import Schedule, Updater, average, normalisation, optimizer
@@ -101,12 +109,21 @@ class _Best:
     validation: dict[str, float] = field(default_factory=dict)
 
 
-def train(experiment: Experiment, dataset: Dataset, runs: Path, device: torch.device) -> Path:
+def train(experiment: Experiment, dataset: Dataset, runs: Path, device: torch.device, devices: int = 1) -> Path:
     """Train, resume, or find already trained the run an experiment describes; return its folder.
+
+    Args:
+        experiment: the run.
+        dataset: its data.
+        runs: where it is kept.
+        device: the device, or with several their kind.
+        devices: on how many to train; what is trained does not depend on it but for rounding and sampler chains.
 
     Raises:
         TrainingFailed: the training collapsed, now or when it was last started; the manifest holds the record.
-        InputError: a file of the run is foreign or cannot be written, or the guard watches what is not logged.
+        InputError: a file of the run is foreign or cannot be written, or the guard watches what is not logged; or the
+            machine has fewer devices, or the method is not trained on several.
+        RankFailed: one of several devices failed; what was saved is resumed.
     """
     folder = run_folder(runs, experiment, dataset)
     manifest = read_manifest(folder)
@@ -114,8 +131,24 @@ def train(experiment: Experiment, dataset: Dataset, runs: Path, device: torch.de
         return folder
     if manifest.get("status") == "failed":
         raise TrainingFailed(f"{manifest['error']} Delete {folder} to train it again.")
-    _Training(experiment, dataset, folder, device).run()
+    if devices == 1:
+        _train(experiment, dataset, folder, device)
+        return folder
+    check_devices(device, devices)
+    check(experiment, dataset, devices)
+    on_devices(
+        # A copy, without the digests that the data set keeps and no pickle takes.
+        partial(_train, experiment, replace(dataset), folder),
+        device,
+        devices,
+        f"{experiment.recipe} on {dataset.name}, seed {experiment.seed}",
+        (InputError, TrainingFailed),
+    )
     return folder
+
+
+def _train(experiment: Experiment, dataset: Dataset, folder: Path, device: torch.device) -> None:
+    _Training(experiment, dataset, folder, device).run()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -147,6 +180,10 @@ class _Training:
         self.method: Method = build_method(experiment, dataset).to(device)
         with _seeded(derive(experiment.seed, "prepare")):
             self.method.prepare(self.train_set)
+        self.writes = ranks.rank() == 0
+        if ranks.count() > 1:
+            synchronise(self.model)
+            synchronise(self.method)
         self.interventions: list[dict[str, Any]] = []
         self._begin_streams()
         self.total_steps = config.epochs * self.labelled.steps_per_epoch
@@ -176,14 +213,15 @@ class _Training:
 
     def run(self) -> None:
         self._restore()
-        write_text(self.folder / "config.yaml", yaml.safe_dump(self.experiment.resolved(), sort_keys=False))
+        if self.writes:
+            write_text(self.folder / "config.yaml", yaml.safe_dump(self.experiment.resolved(), sort_keys=False))
         title = f"{self.experiment.recipe} on {self.dataset.name}, seed {self.experiment.seed}"
         self.model.train()
         with (
-            progress(f"train {title}", self.total_steps, self.done) as advance,
-            _log(self.folder, self.log_bytes) as log,
+            progress(f"train {title}", self.total_steps, self.done) if self.writes else _silence() as advance,
+            _log(self.folder, self.log_bytes) if self.writes else open(os.devnull, "w") as log,
         ):
-            for line in read_log(self.folder / "log.jsonl"):
+            for line in read_log(self.folder / "log.jsonl") if self.writes else ():
                 self.detector.observe(line)
             if self._rolls_back and not self.snapshots:
                 self._snapshot()
@@ -218,10 +256,10 @@ class _Training:
         while self.done < self.total_steps:
             losses, lr = self._step(self.done)
             self.done += 1
-            line, alarm = self._line(losses, lr), None
+            line = self._line(losses, lr)
             epoch, boundary = divmod(self.done, per_epoch)
-            if line["nonfinite"] or self.done % config.log_every == 0 or boundary == 0:
-                alarm = self._observe(log, line)
+            logged = self.done % config.log_every == 0 or boundary == 0
+            alarm = ranks.agreed(lambda: self._observe(log, line) if line["nonfinite"] or logged else None)  # noqa: B023
             validated = False
             status = ""
             if boundary == 0 and alarm is None:
@@ -229,7 +267,7 @@ class _Training:
                 if epoch % config.validate_every == 0 or self.done == self.total_steps:
                     validated = True
                     looked = self._validate(epoch)
-                    alarm = self._observe(log, looked)
+                    alarm = ranks.agreed(lambda: self._observe(log, looked))  # noqa: B023
                     if alarm is None:
                         self._keep(epoch, looked["validation"])
                         status += "".join(f" {name} {value:.1f} %" for name, value in looked["validation"].items())
@@ -241,7 +279,8 @@ class _Training:
             # A snapshot holds the best weights' files; they are those of its step only if what is done again after a
             # crash begins no earlier than at the last snapshot.
             kept = self._rolls_back and (validated or alarm is not None)
-            if kept or now - saved >= config.checkpoint_seconds or self.done == self.total_steps:
+            due = ranks.agreed(lambda: now - saved >= config.checkpoint_seconds)  # noqa: B023
+            if kept or due or self.done == self.total_steps:
                 log.flush()
                 self.log_bytes = log.tell()
                 self._save()
@@ -251,16 +290,21 @@ class _Training:
         lr = self.schedule.set(self.optimizer, step, self._lr_factor)
         # Layers that draw from torch's global generator (dropout) get a stream of their own, so that resuming needs
         # no saved generator state.
-        torch.manual_seed(derive(self.seed, "global", step))
+        torch.manual_seed(derive(self.seed, "global", step, *([ranks.rank()] if ranks.rank() else [])))
         x, y = self.labelled.batch(step)
-        x_density = self.density.batch(step)[0].to(self.device) if self.density else None
+        own = ranks.share(len(x))
+        x_density = None
+        if self.density:
+            x_density = self.density.batch(step)[0]
+            x_density = x_density[ranks.share(len(x_density))].to(self.device)
         batch = Batch(
-            x.to(self.device),
-            y.to(self.device),
+            x[own].to(self.device),
+            y[own].to(self.device),
             x_density,
             step,
             self.seed,
             step / self.total_steps,
+            of=len(x) if ranks.count() > 1 else None,
         )
         fresh = step == 0 and self.experiment.train.first_statistics
         try:
@@ -313,9 +357,16 @@ class _Training:
                 self.device,
                 self.experiment.train.select_attack,
             )
-        if self.method.samples is not None:
+        self._gather()
+        if self.method.samples is not None and self.writes:
             line["samples"] = self._look(epoch, self.method.samples)
         return line
+
+    def _gather(self) -> None:
+        """Bring the replay buffers up to date with all ranks."""
+        for module in self.method.modules():
+            if isinstance(module, ReplayBuffer):
+                module.gather()
 
     def _look(self, epoch: int, samples: Tensor) -> dict[str, float]:
         """Draw a grid of the replay buffer, by predicted class, and return numbers on its quality."""
@@ -335,10 +386,12 @@ class _Training:
             if score >= self.best.score:
                 self.best = _Best(score, epoch, validation)
                 self._save_weights("best", epoch)
-        if self._rolls_back and self.detector.quiet:
+        if self._rolls_back and ranks.agreed(lambda: self.detector.quiet):
             self._snapshot()
 
     def _save_weights(self, which: str, epoch: int) -> None:
+        if not self.writes:
+            return
         description = describe(self.experiment, self.dataset, self.method) | {"epoch": epoch, "which": which}
         save_weights(self.folder / FILES[which], self._result().state_dict(), description)
         if self.method.samples is not None:
@@ -350,8 +403,9 @@ class _Training:
         seen = self._place() | {"cause": alarm.cause, "found": alarm.found}
         sentence = alarm.sentence(self.experiment.recipe)
         if not self._rolls_back or alarm.hopeless or self._restarts >= guard.max_restarts:
-            self._observe(log, seen | {"event": "stop"})
-            log.flush()
+            if self.writes:
+                self._observe(log, seen | {"event": "stop"})
+                log.flush()
             if self._restarts:
                 sentence = f"{sentence.removesuffix('.')}, after {self._restarts} rollbacks."
             self._fail(sentence, seen)
@@ -359,10 +413,11 @@ class _Training:
         state = load_state(path)
         intervention = seen | {"to": state["done"], "restarts": self._restarts + 1}
         self.interventions.append(intervention)
-        self._observe(log, intervention | {"event": "rollback", "lr_factor": self._lr_factor})
-        print(f"{sentence} Going back to step {state['done']}.", file=sys.stderr)
+        if self.writes:
+            self._observe(log, intervention | {"event": "rollback", "lr_factor": self._lr_factor})
+            print(f"{sentence} Going back to step {state['done']}.", file=sys.stderr)
         self._set_state(state, path)
-        for file in _best_files(self.folder):
+        for file in _best_files(self.folder) if self.writes else ():
             if file.name in state["files"]:
                 content = state["files"][file.name].numpy().tobytes()
                 write(file, lambda temporary, content=content: temporary.write_bytes(content))
@@ -374,15 +429,18 @@ class _Training:
     def _snapshot(self) -> None:
         """Keep the present state, and the best weights' files, for a rollback."""
         name = f"good-{self._restarts}-{self.done}.pt"
-        files = {
-            file.name: torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
-            for file in _best_files(self.folder)
-            if file.is_file()
-        }
-        save_state(self.folder / name, self._state() | {"files": files})
+        state = self._state()
+        if self.writes:
+            files = {
+                file.name: torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
+                for file in _best_files(self.folder)
+                if file.is_file()
+            }
+            save_state(self.folder / name, state | {"files": files})
         self.snapshots = [*self.snapshots, name][-_GENERATIONS:]
 
     def _state(self) -> dict[str, Any]:
+        self._gather()
         return {
             "done": self.done,
             "best": asdict(self.best),
@@ -412,6 +470,8 @@ class _Training:
             "interventions": self.interventions,
             "snapshots": self.snapshots,
         }
+        if not self.writes:
+            return
         save_state(self.folder / "state.pt", state)
         # Only now does no checkpoint mention the others.
         self._remove_snapshots(keep=self.snapshots)
@@ -423,11 +483,11 @@ class _Training:
 
     def _restore(self) -> None:
         # What a killed process was writing.
-        for stale in self.folder.rglob("*.tmp"):
+        for stale in self.folder.rglob("*.tmp") if self.writes else ():
             stale.unlink()
         path = self.folder / "state.pt"
         if not path.is_file():
-            for stale in _best_files(self.folder):
+            for stale in _best_files(self.folder) if self.writes else ():
                 stale.unlink(missing_ok=True)
             return
         state = load_state(path)
@@ -441,6 +501,7 @@ class _Training:
         self._begin_streams()
 
     def _finish(self) -> None:
+        self._gather()
         self._save_weights("last", self.experiment.train.epochs)
         if len(self.dataset.validation) == 0:
             self._save_weights("best", self.experiment.train.epochs)
@@ -466,30 +527,52 @@ class _Training:
             "interventions": self.interventions,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "precision": "bf16" if self.model.autocast else "float32",
+            "devices": ranks.count(),
             "undecayed": self.undecayed,
             "seconds": round(self.seconds, 1),
             "provenance": self.provenance | {"commits": self.commits},
         }
-        rows = self.method.attack_rows
-        if rows is not None:
-            manifest["attack_rows"] = rows
-        write_json(self.folder / "manifest.json", manifest | record)
+        if self.method.attack_rows is not None:
+            manifest["attack_rows"] = self.method.attack_rows
+        ranks.agreed(lambda: self._write_manifest(manifest | record))
+
+    def _write_manifest(self, manifest: dict[str, Any]) -> None:
+        write_json(self.folder / "manifest.json", manifest)
         (self.folder / "state.pt").unlink(missing_ok=True)
         self._remove_snapshots(keep=[])
 
 
-def check(experiment: Experiment, dataset: Dataset) -> None:
+def check(experiment: Experiment, dataset: Dataset, devices: int = 1) -> None:
     """Refuse, before anything is written, an experiment that cannot be built on a data set.
 
     Raises:
-        InputError: the backbone does not take the images, there are fewer of them than a batch holds, or the method
-            refuses its options or the backbone.
+        InputError: the backbone does not take the images, there are fewer of them than a batch holds, the method
+            refuses its options or the backbone, or it cannot be trained on so many devices.
     """
     with torch.device("meta"):
         model = build_model(experiment, dataset)
     method = build_method(experiment, dataset)
     method.check(model)
     _streams(experiment, dataset.train, dataset.generated, method.density, experiment.seed)
+    if devices > 1:
+        _check_several(experiment, method, model, devices)
+
+
+def _check_several(experiment: Experiment, method: Method, model: Classifier, devices: int) -> None:
+    for part in method.modules():
+        # What a subclass of a method does is not known from its parent.
+        if isinstance(part, Method) and not ("several_devices" in vars(type(part)) and part.several_devices):
+            name = type(part).__module__.rpartition(".")[2]
+            inside = "" if name == experiment.method else f", the method inside {experiment.method}"
+            raise InputError(
+                f"{name}{inside} is not trained on several devices: what it computes is not known to be the same when "
+                "each holds a share of the batch. Leave out --devices."
+            )
+    smallest = min(experiment.train.batch_size, _density_batch(experiment))
+    if smallest < devices:
+        raise InputError(f"A batch of {smallest} images cannot be shared among {devices} devices.")
+    synchronise(model)
+    synchronise(method)
 
 
 def _streams(
@@ -579,6 +662,8 @@ def validate(
     with frozen(model):
         for number, first in enumerate(range(0, len(images), _VALIDATION_BATCH)):
             chosen = slice(first, first + _VALIDATION_BATCH)
+            if number % ranks.count() != ranks.rank():
+                continue
             x, y = images.unit(chosen).to(device), images.labels[chosen].to(device)
 
             def objective(x_adv: Tensor, y: Tensor = y) -> Tensor:
@@ -588,7 +673,8 @@ def validate(
             with torch.no_grad():
                 correct["clean"] += int((model(x).argmax(1) == y).sum())
                 correct["robust"] += int((model(x_adv).argmax(1) == y).sum())
-    return {name: 100 * count / len(images) for name, count in correct.items()}
+    counts = ranks.total(torch.tensor(list(correct.values()), device=device)).tolist()
+    return {name: 100 * count / len(images) for name, count in zip(correct, counts, strict=True)}
 
 
 def _bf16(precision: str, device: torch.device) -> bool:
@@ -604,6 +690,12 @@ def _placed(images: ImageSet, device: torch.device) -> ImageSet:
         if images.images.nbytes > free / 2:
             return images
     return images.to(device)
+
+
+@contextmanager
+def _silence() -> Iterator[Advance]:
+    """Show no progress."""
+    yield lambda completed, status="": None
 
 
 def _numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
