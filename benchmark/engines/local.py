@@ -110,9 +110,8 @@ def _serve(jobs: Connection, threads: int) -> None:
     # Ctrl-C reaches every process of a terminal; the one in front ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    import torch
-
-    torch.set_num_threads(threads)
+    # Nothing has loaded torch yet; the first job does, and it reads this then.
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     kept: dict[Any, Any] = {}
     while True:
         try:

@@ -196,12 +196,13 @@ def _task(job: Job, number: int, mailbox: Any, folder: str, nonce: str, threads:
             "project and its data must lie in folders that all nodes share.",
             refused=True,
         )
-    import torch
-
-    torch.set_num_threads(threads)
+    # A job that computes has brought torch along.
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
     try:
         return perform(job, _KEPT, lambda news: mailbox.post.remote(number, news))
     finally:
-        if torch.cuda.is_initialized():
+        if torch is not None and torch.cuda.is_initialized():
             # The next job on this device may be another process's.
             torch.cuda.empty_cache()
