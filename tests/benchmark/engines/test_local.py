@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -84,3 +85,19 @@ def test_nothing_outlives_a_caller_that_stops(jobs: Jobs, tmp_path: Path) -> Non
     assert len(multiprocessing.active_children()) == 2
     engine.close()  # type: ignore[attr-defined]
     assert multiprocessing.active_children() == []
+
+
+def test_killed_worker_loses_nothing(grid: Any, alone: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """kill -9 while networks are trained: the entries are those of one process that nobody disturbed."""
+    with grid.killing(tmp_path, lambda: [child.pid for child in multiprocessing.active_children()]) as killed:
+        grid.run(tmp_path, "--workers", "2")
+    assert killed
+    assert "its worker was killed by signal 9; it is done again" in capfd.readouterr().err
+    assert grid.numbers(tmp_path) == grid.numbers(alone)
+
+
+def test_finished_grid_needs_no_worker(grid: Any, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(alone, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr("benchmark.engines.local.Processes", lambda *_: pytest.fail("a worker was started"))
+    grid.run(tmp_path, "--workers", "2")
+    assert grid.numbers(tmp_path) == grid.numbers(alone)

@@ -60,7 +60,8 @@ def test_durations_are_told_as_people_do(seconds: float, text: str) -> None:
 
 
 def test_one_line_tells_the_state_of_all_workers(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    heard = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", heard)
     chosen = jobs("", "", "")
     with View(chosen, 2) as view:
         view.began(1, chosen[0])
@@ -71,7 +72,7 @@ def test_one_line_tells_the_state_of_all_workers(jobs: Jobs, monkeypatch: pytest
         view.ended(1, skipped=[chosen[2]])
         assert view.line(time.monotonic()).startswith("1 of 2 jobs, ETA ")
         view.refresh()
-    assert sys.stderr.getvalue() == ""
+    assert heard.getvalue() == ""
 
 
 class Terminal(io.StringIO):
@@ -84,7 +85,8 @@ class Terminal(io.StringIO):
 def test_terminal_shows_a_line_for_each_busy_worker(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
     chosen = jobs("", "", "")
     with View(chosen, 2) as view:
         view.began(1, chosen[0])
@@ -94,6 +96,6 @@ def test_terminal_shows_a_line_for_each_busy_worker(jobs: Jobs, monkeypatch: pyt
         view.refresh()
         view.ended(1)
         view.refresh()
-    shown = sys.stderr.getvalue()
+    shown = terminal.getvalue()
     for text in ("all", "job 0", "job 1", "3/4", "epoch 3/4", "0/3", "1/3", "ETA", "job 1: [brackets] stay"):
         assert text in shown
