@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, cast
 
 import typer
 
+from benchmark.engines import Engine, WorkFailed
 from methods.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -60,7 +61,11 @@ ModelDir = Annotated[
     Path | None,
     typer.Option(help="Where weights of the zoo lie: DIR/cifar10/Linf/MODEL_ID.pt; models by default."),
 ]
-Workers = Annotated[int, typer.Option(help="Processes that share an evaluation, shard by shard.")]
+Workers = Annotated[int, typer.Option(help="Runs, or parts of evaluations, that are done at a time.")]
+EngineName = Annotated[str, typer.Option("--engine", help="local: processes of this machine; ray: a Ray cluster.")]
+Address = Annotated[
+    str | None, typer.Option(help="Of the Ray cluster: auto, HOST:PORT or ray://HOST:PORT; its own by default.")
+]
 Surrogate = Annotated[
     Path | None, typer.Option(help="Checkpoint on which transfer attacks are made; the reference network by default.")
 ]
@@ -120,14 +125,17 @@ def run(
     which: Which = "best",
     surrogate: Surrogate = None,
     workers: Workers = 1,
+    engine: EngineName = "local",
+    address: Address = None,
     runs: Runs = Path("runs"),
     leaderboards: Leaderboards = Path("leaderboards"),
 ) -> None:
     """Train each recipe with each seed, evaluate the checkpoints, and rebuild the leaderboards."""
-    from benchmark import experiments
+    from benchmark import grid
 
-    plan = _plan(_names(methods), dataset, protocol, seeds, device, overrides, config, runs, devices)
-    _finish(experiments.run(plan, _evaluation(metrics, limit, batch_size, which, surrogate, workers), leaderboards))
+    chosen = Engine(engine, workers, address)
+    plan = _plan(_names(methods), dataset, protocol, seeds, chosen.device(device), overrides, config, runs, devices)
+    _finish(grid.run(plan, _evaluation(metrics, limit, batch_size, which, surrogate, chosen), leaderboards))
 
 
 @app.command()
@@ -140,13 +148,17 @@ def train(
     devices: Devices = 1,
     overrides: Settings = None,
     config: ConfigFile = None,
+    workers: Workers = 1,
+    engine: EngineName = "local",
+    address: Address = None,
     runs: Runs = Path("runs"),
 ) -> None:
     """Train each recipe with each seed; finished runs are skipped, interrupted ones resume."""
-    from benchmark import experiments
+    from benchmark import grid
 
-    plan = _plan(_names(methods), dataset, protocol, seeds, device, overrides, config, runs, devices)
-    _finish(experiments.train_all(plan))
+    chosen = Engine(engine, workers, address)
+    plan = _plan(_names(methods), dataset, protocol, seeds, chosen.device(device), overrides, config, runs, devices)
+    _finish(grid.train_all(plan, chosen))
 
 
 @app.command()
@@ -165,16 +177,18 @@ def ablate(
     which: Which = "best",
     surrogate: Surrogate = None,
     workers: Workers = 1,
+    engine: EngineName = "local",
+    address: Address = None,
     runs: Runs = Path("runs"),
     leaderboards: Leaderboards = Path("leaderboards"),
 ) -> None:
     """Train and evaluate every row of an ablation, and rebuild its table and figure."""
-    from benchmark import ablation, experiments
+    from benchmark import ablation, grid
 
-    chosen = ablation.load(name)
-    plan = _plan([chosen.recipe], dataset, protocol, seeds, device, overrides, config, runs, devices)
-    evaluation = _evaluation(metrics or ",".join(chosen.metrics), limit, batch_size, which, surrogate, workers)
-    _finish(experiments.ablate(name, plan, evaluation, leaderboards))
+    chosen, workforce = ablation.load(name), Engine(engine, workers, address)
+    plan = _plan([chosen.recipe], dataset, protocol, seeds, workforce.device(device), overrides, config, runs, devices)
+    evaluation = _evaluation(metrics or ",".join(chosen.metrics), limit, batch_size, which, surrogate, workforce)
+    _finish(grid.ablate(name, plan, evaluation, leaderboards))
 
 
 @app.command()
@@ -195,6 +209,8 @@ def evaluate(
     overrides: Settings = None,
     surrogate: Surrogate = None,
     workers: Workers = 1,
+    engine: EngineName = "local",
+    address: Address = None,
     shard: Annotated[
         str | None,
         typer.Option(metavar="I/N", help="Only store every N-th shard from the I-th on; a call without it assembles."),
@@ -206,8 +222,9 @@ def evaluate(
     from benchmark import experiments
     from benchmark.parts import Part
 
+    chosen = Engine(engine, workers, address)
     failures = experiments.evaluate_one(
-        _evaluation(metrics, limit, batch_size, which, surrogate, workers),
+        _evaluation(metrics, limit, batch_size, which, surrogate, chosen),
         checkpoint=checkpoint,
         factory=model,
         weights=weights,
@@ -216,7 +233,7 @@ def evaluate(
         dataset=dataset,
         threat=threat,
         protocol=protocol,
-        device=device,
+        device=chosen.device(device),
         overrides=overrides or [],
         runs=runs,
         json_file=json_file,
@@ -270,7 +287,9 @@ def reproduce(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="For gap: only the first N test images.")] = None,
     which: Annotated[Literal["best", "last"] | None, typer.Option(help="For gap: checkpoint, best by default.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes: a run each at a time; for gap, shards.")] = 1,
+    workers: Workers = 1,
+    engine: EngineName = "local",
+    address: Address = None,
     device: Device = "auto",
     runs: Runs = Path("runs"),
     leaderboards: Leaderboards = Path("leaderboards"),
@@ -286,10 +305,11 @@ def reproduce(
     own, others = (of_gap, of_tables) if target == "gap" else (of_tables, of_gap)
     if given := [name for name, value in others.items() if value is not None and value != []]:
         raise InputError(f"{given[0]} is not for reproduce {target}, which takes {', '.join(own)}.")
+    chosen = Engine(engine, workers, address)
     if target == "gap":
         from benchmark import experiments, gap
 
-        evaluation = _evaluation(None, limit, None, which or "best", None, workers)
+        evaluation = _evaluation(None, limit, None, which or "best", None, chosen)
         found, written = experiments.explain_gap(
             evaluation,
             checkpoint=checkpoint,
@@ -298,7 +318,7 @@ def reproduce(
             dataset=dataset,
             threat=threat,
             released=protocol,
-            device=device,
+            device=chosen.device(device),
             runs=runs,
             folder=leaderboards / "reproduction" / "gap",
         )
@@ -310,16 +330,16 @@ def reproduce(
     from benchmark import paper
     from benchmark.reproduce import Reproduction
 
-    targets, chosen = paper.targets(target), paper.scale(scale or "digits")
+    targets, its_scale = paper.targets(target), paper.scale(scale or "digits")
     reproduction = Reproduction(
         targets=targets,
-        scale=chosen,
-        seeds=chosen.seeds if seeds is None else _seeds(seeds),
+        scale=its_scale,
+        seeds=its_scale.seeds if seeds is None else _seeds(seeds),
         overrides=overrides or [],
-        device=device,
+        device=chosen.device(device),
         runs=runs,
         leaderboards=leaderboards,
-        workers=workers,
+        engine=chosen,
     )
     failures = [] if tables_only else reproduction.run()
     for path in reproduction.write():
@@ -535,12 +555,12 @@ def _evaluation(
     batch_size: int | None,
     which: Literal["best", "last"],
     surrogate: Path | None,
-    workers: int,
+    engine: Engine,
 ) -> Evaluation:
     from benchmark.experiments import Evaluation
 
     chosen = None if metrics is None else _names(metrics)
-    return Evaluation(chosen, limit, batch_size, which, surrogate, workers)
+    return Evaluation(chosen, limit, batch_size, which, surrogate, engine)
 
 
 def _names(text: str) -> list[str]:
@@ -581,6 +601,9 @@ def main(arguments: list[str] | None = None) -> None:
         _refuse(str(error))
     except UsageError as error:
         _refuse(error.format_message())
+    except WorkFailed as error:
+        typer.echo(f"failed: {error}", err=True)
+        raise SystemExit(1) from None
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("Interrupted; the same command continues.", err=True)
         raise SystemExit(130) from None

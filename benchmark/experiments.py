@@ -1,11 +1,12 @@
-"""From recipes to entries: train each run, evaluate its checkpoint, write its entry, rebuild the tables."""
+"""What is trained and measured: plans, subjects with their data, evaluations, and the commands on one subject."""
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmark import ablation as ablations
-from benchmark import bundle, leaderboard, pictures
+from benchmark import bundle
 from benchmark import config as files
 from benchmark import gap as gaps
 from benchmark import generate as images
@@ -22,35 +22,29 @@ from benchmark import metrics as registry
 from benchmark import protocol as protocols
 from benchmark import robustbench_io as zoo
 from benchmark.doctor import Diagnosis, examine
-from benchmark.parts import MOST, Part, in_workers
+from benchmark.engines import Engine, WorkFailed
+from benchmark.parts import Part
 from benchmark.power import Study, study
 from benchmark.protocol import Protocol
 from benchmark.results import (
     COURT,
-    Cell,
-    DataInfo,
-    Entry,
     Measurement,
     ProtocolInfo,
-    SubjectInfo,
-    picture_path,
     read_entries,
-    write_entry,
 )
 from benchmark.runner import measure, measure_part, pending, prepare
 from benchmark.shards import Shards
 from benchmark.store import Store
 from benchmark.subject import Subject, from_checkpoint, from_factory, from_zoo, make_model
-from benchmark.training_record import training_record
 from methods.data import Dataset, load
 from methods.data.catalogue import slug
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
 from methods.training.checkpoint import FILES, write_json
 from methods.training.config import DataConfig, Experiment, experiment, overlay
-from methods.training.distributed import RankFailed, check_devices
+from methods.training.progress import progress
 from methods.training.provenance import provenance
-from methods.training.trainer import TrainingFailed, check, read_manifest, run_folder, select_device, train
+from methods.training.trainer import select_device
 
 DATA = Path("data")
 DEFAULT_THREAT = "Linf:8/255"
@@ -77,7 +71,8 @@ class Plan:
     devices: int = 1
     """Devices of each training."""
     runs: Path = Path("runs")
-    _loaded: dict[tuple[int | None, int | None, str | None], Dataset] = field(default_factory=dict)
+    loaded: dict[Any, Dataset] = field(default_factory=dict)
+    """Data sets that this process has read; plans may share it."""
 
     @cached_property
     def evaluation_protocol(self) -> Protocol:
@@ -102,26 +97,13 @@ class Plan:
             for seed in self.seeds
         ]
 
-    @cached_property
-    def torch_device(self) -> torch.device:
-        return select_device(self.device)
-
     def data(self, run: Experiment) -> Dataset:
         """Return the data set as an experiment splits it, loaded once."""
-        key = run.data.validation, run.data.size, run.data.generated.file
-        if key not in self._loaded:
-            self._loaded[key] = self.source(run).data()
-        return self._loaded[key]
+        return self.source(run).data(self.loaded)
 
     def source(self, run: Experiment) -> Source:
         """Return where an experiment's data come from."""
         return Source(run.dataset, run.data.validation, run.data.size, self.device, generated=run.data.generated.path)
-
-    def check(self) -> None:
-        """Resolve everything now, so that bad input stops the command before any work."""
-        check_devices(self.torch_device, self.devices)
-        for run in self.experiments:
-            check(run, self.data(run), self.devices)
 
 
 @dataclass(frozen=True)
@@ -150,13 +132,28 @@ class Source:
         if self.robustbench is not None and of in zoo.DATASETS.values():
             zoo.check(self.robustbench, of, ThreatModel.parse(self.threat), self.model_dir)
 
-    def data(self) -> Dataset:
-        """Load the data set."""
-        return load(self.dataset, root=DATA, validation=self.validation, size=self.size, generated=self.generated)
+    def data(self, kept: dict[Any, Dataset] | None = None) -> Dataset:
+        """Load the data set, or take it from what is ``kept``; there it is kept."""
+        kept = {} if kept is None else kept
+        key = self.dataset, self.validation, self.size, self.generated
+        if key not in kept:
+            kept[key] = load(
+                self.dataset, root=DATA, validation=self.validation, size=self.size, generated=self.generated
+            )
+        return kept[key]
 
-    def subject(self, dataset: Dataset) -> Subject:
-        """Load the model."""
-        device = select_device(self.device)
+    @property
+    def missing(self) -> bool:
+        """Whether it is a run that left no such checkpoint."""
+        return (
+            self.checkpoint is not None
+            and self.checkpoint.is_dir()
+            and not (self.checkpoint / FILES[self.which]).is_file()
+        )
+
+    def subject(self, dataset: Dataset, here: bool = True) -> Subject:
+        """Load the model; onto the CPU where this machine need not have the device."""
+        device = select_device(self.device if here else "cpu")
         if self.checkpoint is not None:
             return from_checkpoint(self.checkpoint, device, self.which)
         if self.robustbench is not None:
@@ -167,7 +164,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What to measure of each checkpoint, and by how many processes."""
+    """What to measure of each checkpoint, and by whom."""
 
     metrics: Sequence[str] | None = None
     limit: int | None = None
@@ -175,7 +172,7 @@ class Evaluation:
     which: Literal["best", "last"] = "best"
     surrogate: Path | None = None
     """A checkpoint on which transfer attacks are made; None: the reference network of the data set."""
-    workers: int = 1
+    engine: Engine = field(default_factory=Engine)
 
     def check(self, protocol: Protocol, dataset: str) -> None:
         """Refuse a protocol for another data set, metrics that it does not define, and impossible numbers."""
@@ -184,23 +181,59 @@ class Evaluation:
         for metric in self.metrics or ():
             registry.get(metric)
             protocol.config(metric)
-        for name, value in (("--limit", self.limit), ("--batch-size", self.batch_size), ("--workers", self.workers)):
+        for name, value in (("--limit", self.limit), ("--batch-size", self.batch_size)):
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, not {value}.")
-        if self.workers > MOST:
-            raise InputError(f"--workers must be at most {MOST}, not {self.workers}.")
 
     def measure(
         self, subject: Subject, dataset: Dataset, protocol: Protocol, store: Store, source: Source
     ) -> dict[str, Measurement]:
-        """Measure one subject, which workers load again from its source."""
+        """Measure one subject, which workers load again from its source.
+
+        Raises:
+            WorkFailed: workers died of it.
+        """
         todo = self.prepare(subject, dataset, protocol, store)
-        if self.workers > 1 and (shards := pending(todo)) > 1:
-            threads = max(1, torch.get_num_threads() // self.workers)
-            work = partial(_work, self, source, protocol, store, threads)
-            for sentence in in_workers(work, self.workers, subject.name, shards):
-                print(sentence, file=sys.stderr)
-        return measure(todo)
+        if self.engine.alone or pending(todo) < 2:
+            return measure(todo)
+        found, failures = {}, []
+        for finished in self.engine.run(
+            self.jobs(subject.name, source, dataset, protocol, store), {}, store.root.parent
+        ):
+            failures += [finished.error] if finished.error is not None else []
+            found = finished.value.measurements if finished.value is not None else found
+        if failures:
+            raise WorkFailed(failures[0])
+        return found
+
+    def jobs(
+        self,
+        title: str,
+        source: Source,
+        dataset: Dataset,
+        protocol: Protocol,
+        store: Store,
+        of: int = 0,
+        after: frozenset[Any] = frozenset(),
+    ) -> list[Measuring]:
+        """Return the jobs that measure one subject: its parts, and behind them the one that assembles them.
+
+        Args:
+            title: of the subject.
+            source: of the subject.
+            dataset: the one of the source.
+            protocol: under which.
+            store: keeps shards and measurements.
+            of: its number, where there are several.
+            after: jobs that come before.
+        """
+        n = len(dataset.test) if self.limit is None else min(self.limit, len(dataset.test))
+        # Twice as many parts as workers: the last evaluation, too, leaves none of them idle for long.
+        count = 1 if self.engine.alone else min(math.ceil(n / protocol.shard), 2 * self.engine.workers)
+        parts = [Part(number, count) for number in range(1, count + 1)] if count > 1 else []
+        work = Measuring(self, source, protocol, store.root, title, None, of, after)
+        cut = [replace(work, part=part) for part in parts]
+        return [*cut, replace(work, after=after | {job.name for job in cut})]
 
     def prepare(self, subject: Subject, dataset: Dataset, protocol: Protocol, store: Store) -> list[Shards]:
         """Return what each metric is to be given."""
@@ -216,208 +249,69 @@ class Evaluation:
         )
 
 
-def _work(
-    evaluation: Evaluation,
-    source: Source,
-    protocol: Protocol,
-    store: Store,
-    threads: int,
-    part: Part,
-    advance: Callable[[], object],
-) -> None:
-    """Measure a part, in a worker."""
-    torch.set_num_threads(threads)
-    dataset = source.data()
-    measure_part(evaluation.prepare(source.subject(dataset), dataset, protocol, store), part, advance)
+@dataclass(frozen=True)
+class Measured:
+    """The measurements of a subject, and where they were made."""
+
+    measurements: dict[str, Measurement]
+    provenance: dict[str, Any]
 
 
-def train_all(plan: Plan) -> list[str]:
-    """Train every run of the plan; return a sentence for each that failed."""
-    plan.check()
-    failures: list[str] = []
-    for _ in finished(plan, failures):
-        pass
-    return failures
+@dataclass(frozen=True)
+class Measuring:
+    """A job: measure a part of the shards, or without one all that is not in the store, and return the result."""
 
+    evaluation: Evaluation
+    source: Source
+    protocol: Protocol
+    store: Path
+    subject: str
+    """Its title."""
+    part: Part | None
+    of: int
+    """The subject's number among those of all jobs."""
+    after: frozenset[Any]
 
-def finished(plan: Plan, failures: list[str]) -> Iterator[tuple[Experiment, Path]]:
-    """Train each run, and yield it with its folder; a stopped one too, where it left weights from before.
+    @property
+    def name(self) -> Hashable:
+        """See :class:`benchmark.engines.jobs.Job`."""
+        return self.of, self.part
 
-    Args:
-        plan: checked.
-        failures: is given a sentence for each training that failed.
-    """
-    for run in plan.experiments:
-        dataset = plan.data(run)
-        try:
-            folder = train(run, dataset, plan.runs, plan.torch_device, plan.devices)
-        except RankFailed as error:
-            failures.append(str(error))
-            continue
-        except TrainingFailed as error:
-            failures.append(str(error))
-            folder = run_folder(plan.runs, run, dataset)
-            if (folder / FILES["best"]).is_file():
-                yield run, folder
-            continue
-        print(f"{run.recipe} seed {run.seed}: {folder}", file=sys.stderr)
-        yield run, folder
+    @property
+    def title(self) -> str:
+        """See :class:`benchmark.engines.jobs.Job`."""
+        return f"evaluate {self.subject}" + (f", part {self.part.number}/{self.part.of}" if self.part else "")
 
+    @property
+    def kind(self) -> str:
+        """See :class:`benchmark.engines.jobs.Job`."""
+        return "part" if self.part else "assembly"
 
-def run(plan: Plan, evaluation: Evaluation, leaderboards: Path) -> list[str]:
-    """Train and evaluate every run of the plan, write the entries and rebuild all tables.
+    @property
+    def gpus(self) -> int:
+        """See :class:`benchmark.engines.jobs.Job`."""
+        return int(self.source.device.startswith("cuda"))
 
-    Returns:
-        A sentence for each training or metric that failed; all others are kept.
-    """
-    evaluation.check(plan.evaluation_protocol, plan.dataset)
-    plan.check()
-    failures: list[str] = []
-    entries = list(_evaluated(plan, evaluation, leaderboards, failures))
-    leaderboard.rebuild(leaderboards)
-    _show(entries, plan.runs, "leaderboard", leaderboard.SHOWN)
-    return failures
-
-
-def ablate(name: str, plan: Plan, evaluation: Evaluation, leaderboards: Path) -> list[str]:
-    """Train and evaluate every row of an ablation with every seed, and rebuild all tables.
-
-    Args:
-        name: of the ablation.
-        plan: of the ablation's recipe; each row's settings are laid over its own.
-        evaluation: what to measure.
-        leaderboards: where entries and tables are kept.
-
-    Returns:
-        A sentence for each training or metric that failed; all others are kept.
-
-    Raises:
-        InputError: the plan changes what the ablation varies, or anything named does not fit.
-    """
-    ablation = ablations.load(name)
-    if taken := ablations.varied(ablation, plan.changes):
-        raise InputError(f'The ablation "{name}" varies "{taken[0]}" itself; it cannot be set for all of its rows.')
-    rows = {row.name: replace(plan, settings=row.set) for row in ablation.rows}
-    for row in rows.values():
-        evaluation.check(row.evaluation_protocol, row.dataset)
-        row.check()
-    failures: list[str] = []
-    entries: list[Path] = []
-    for row, its_plan in rows.items():
-        print(f"{name}: {row}", file=sys.stderr)
-        own: list[str] = []
-        entries += _evaluated(its_plan, evaluation, leaderboards, own, Cell(name=name, row=row))
-        failures += [f"{row}: {failure}" for failure in own]
-    leaderboard.rebuild(leaderboards)
-    _show(entries, plan.runs, "table", ablations.SHOWN)
-    return failures
-
-
-def _evaluated(
-    plan: Plan, evaluation: Evaluation, leaderboards: Path, failures: list[str], cell: Cell | None = None
-) -> Iterator[Path]:
-    """Train and evaluate every run of the plan; yield the file of each entry written."""
-    for trained, folder in finished(plan, failures):
-        path = record(plan, trained, folder, evaluation, plan.evaluation_protocol, leaderboards, failures, cell)
-        if path is not None:
-            yield path
-
-
-def record(
-    plan: Plan,
-    trained: Experiment,
-    folder: Path,
-    evaluation: Evaluation,
-    protocol: Protocol,
-    leaderboards: Path,
-    failures: list[str],
-    cell: Cell | None = None,
-    evidence: bool = True,
-) -> Path | None:
-    """Evaluate a run of the plan and write its entry.
-
-    Args:
-        plan: with that run.
-        trained: the run.
-        folder: what its training left.
-        evaluation: what to measure.
-        protocol: under which.
-        leaderboards: where the entry is kept.
-        failures: is given a sentence for each metric that failed.
-        cell: of the ablation that the run stands for.
-        evidence: whether to keep the bundle, and a copy of the weights, with which the entry can be verified.
-
-    Returns:
-        The entry's file; None where the training left no such checkpoint.
-    """
-    if not (folder / FILES[evaluation.which]).is_file():
+    def __call__(self, kept: dict[Any, Any]) -> Measured | None:
+        """Measure; None where there is no result: of a part, or of a training that left no such checkpoint."""
+        if self.source.missing:
+            return None
+        todo = self.prepare(kept)
+        device = todo[0].subject.device
+        if self.part is None:
+            return Measured(measure(todo), provenance(device))
+        total = sum(sum(shard in self.part for shard in range(len(data))) for data in todo)
+        with progress(self.title, total) as advance:
+            # A metric that reuses another's shards reports them again.
+            counted = iter(range(1, total + 1))
+            measure_part(todo, self.part, lambda: advance(next(counted, total)))
         return None
-    dataset, store = plan.data(trained), Store(plan.runs / "measurements")
-    source = replace(plan.source(trained), checkpoint=folder, which=evaluation.which)
-    subject = source.subject(dataset)
-    measurements = evaluation.measure(subject, dataset, protocol, store, source)
-    failures += _failures(f"{trained.recipe} seed {trained.seed}", measurements)
-    entry = _entry(plan, trained, folder, subject, evaluation.which, protocol, measurements, cell)
-    # A bundle holds what was added to the test images, and `verify` does not know their noise.
-    kept = evidence and not protocol.noise
-    digest = bundle.write(leaderboards, entry, store, folder / FILES[evaluation.which]) if kept else None
-    path = write_entry(leaderboards, entry.model_copy(update={"evidence": digest}))
-    generated = measurements.get("generation")
-    if generated is not None and (panels := pictures.panels_of(generated, store)):
-        title = f"{subject.name} on {dataset.name}, seed {trained.seed}"
-        pictures.write_panels(picture_path(path), title, panels, dataset.classes)
-    return path
 
-
-def _failures(name: str, measurements: dict[str, Measurement]) -> list[str]:
-    return [f"{name}, {metric}: {found.error}" for metric, found in measurements.items() if found.status == "failed"]
-
-
-def _entry(
-    plan: Plan,
-    run: Experiment,
-    folder: Path,
-    subject: Subject,
-    which: str,
-    protocol: Protocol,
-    measurements: dict[str, Measurement],
-    cell: Cell | None,
-) -> Entry:
-    dataset, manifest = plan.data(run), read_manifest(folder)
-    n = next(iter(measurements.values())).n
-    training = training_record(folder, manifest)
-    return Entry(
-        recipe=run.recipe,
-        method=run.method,
-        dataset=dataset.name,
-        threat=protocol.threat,
-        seed=run.seed,
-        config_digest=manifest["digest"],
-        ablation=cell,
-        subject=_subject_info(subject, which, training.get("collapse")),
-        data=DataInfo(digests=dict(dataset.digests), n=n, of=len(dataset.test)),
-        partial=n < len(dataset.test),
-        protocol=ProtocolInfo(id=protocol.id, hash=protocol.hash, role=protocol.role),
-        measurements=measurements,
-        training=training | {"threat": run.threat, "budget": run.budget, "settings": run.resolved()},
-        provenance=provenance(plan.torch_device),
-        overrides=files.flat(plan.changes),
-    )
-
-
-def _subject_info(subject: Subject, which: str, collapse: dict[str, Any] | None) -> SubjectInfo:
-    flags = list(subject.flags)
-    if collapse is not None:
-        cause, epoch = collapse["cause"], collapse["epoch"]
-        flags.append(f"the training collapsed ({cause}) and was stopped in epoch {epoch:.1f}; the weights are older")
-    return SubjectInfo(
-        kind=subject.kind,
-        weights_digest=subject.digest,
-        which=which,
-        architecture=subject.architecture,
-        parameters=subject.parameters,
-        flags=flags,
-    )
+    def prepare(self, kept: dict[Any, Any], here: bool = True) -> list[Shards]:
+        """Return what each metric is to be given, for measuring ``here`` or for asking what is pending."""
+        dataset = self.source.data(kept)
+        subject = self.source.subject(dataset, here)
+        return self.evaluation.prepare(subject, dataset, self.protocol, Store(self.store))
 
 
 def evaluate_one(
@@ -448,7 +342,8 @@ def evaluate_one(
         InputError: not exactly one subject, or anything named does not fit.
     """
     _one_subject(checkpoint, factory, weights, robustbench, model_dir)
-    subject, name = _named(checkpoint, dataset, select_device(device), evaluation.which)
+    here = evaluation.engine.here
+    subject, name = _named(checkpoint, dataset, select_device(device if here else "cpu"), evaluation.which)
     size = _size(overrides)
     chosen = _protocol(name, threat, protocol, subject)
     evaluation.check(chosen, name)
@@ -466,7 +361,7 @@ def evaluate_one(
     )
     source.check()
     data = source.data()
-    subject = subject or source.subject(data)
+    subject = subject or source.subject(data, here)
     store = Store(runs / "measurements")
     if part is not None:
         measure_part(evaluation.prepare(subject, data, chosen, store), part)
@@ -477,7 +372,7 @@ def evaluate_one(
     if json_file is not None:
         write_json(json_file, result)
     _print_result(subject, data, chosen, measurements, runs)
-    return _failures(subject.name, measurements)
+    return failed_metrics(subject.name, measurements)
 
 
 def explain_gap(
@@ -692,6 +587,11 @@ def _protocol(dataset: str, threat: str | None, protocol: str | None, subject: S
     return protocols.load(name, threat or (None if protocols.threat_of(name) else trained_at))
 
 
+def failed_metrics(name: str, measurements: Mapping[str, Measurement]) -> list[str]:
+    """Return a sentence for each metric of a subject that failed."""
+    return [f"{name}, {metric}: {found.error}" for metric, found in measurements.items() if found.status == "failed"]
+
+
 def _result(
     subject: Subject, data: Dataset, protocol: Protocol, measurements: dict[str, Measurement]
 ) -> dict[str, Any]:
@@ -743,20 +643,3 @@ def _print_result(
         print(f"partial: the first {n} of {len(data.test)} test images")
     print(f"protocol: {protocol.id} ({protocol.hash})")
     print(f"outcomes per image: {runs / 'measurements'}")
-
-
-def _show(entries: Sequence[Path], runs: Path, stem: str, columns: Sequence[str]) -> None:
-    """Print the tables that hold these entries, in the columns that fit a terminal, and where everything lies."""
-    if not entries:
-        return
-    folder = entries[0].parents[1]
-    for title, rows in leaderboard.read_tables(folder, stem):
-        table = Table(*columns, title=title)
-        for row in rows:
-            table.add_row(*(row[column] for column in columns))
-        Console(width=None if sys.stdout.isatty() else 160, markup=False).print(table)
-    places = {"entries": folder / "entries", "tables": folder, "runs": runs}
-    if drawn := [path for path in map(picture_path, entries) if path.is_file()]:
-        places["samples"] = drawn[0].parent
-    for title, path in places.items():
-        print(f"{title}: {path}")

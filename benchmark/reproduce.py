@@ -6,31 +6,28 @@ a pure function of the entries, the files of configs/paper/ and configs/scales/,
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from benchmark import ablation as ablations
 from benchmark import config as files
 from benchmark import leaderboard, side_by_side
 from benchmark import protocol as protocols
-from benchmark.experiments import Evaluation, Plan, finished, record
+from benchmark.engines import Engine
+from benchmark.experiments import Evaluation, Plan
+from benchmark.grid import Run, carry_out, failures
 from benchmark.paper import APART, Column, Row, Scale, Target
 from benchmark.protocol import Protocol
 from benchmark.results import ABLATIONS, Cell, Entry, read_entries
-from benchmark.runner import measure, pending
-from benchmark.shards import Shards
 from benchmark.side_by_side import About, Shown
-from benchmark.store import Store
-from benchmark.trainings import in_processes
+from methods.data import Dataset
 from methods.data.catalogue import slug
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
-from methods.training.checkpoint import FILES
-from methods.training.config import Experiment
-from methods.training.trainer import read_manifest, run_folder
+from methods.training.trainer import run_folder
 
 FOLDER = "reproduction"
 """Below the leaderboards: ``reproduction/<scale>/<target>.md`` and the rest."""
@@ -54,74 +51,6 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run: train it, and measure it where there is something to measure."""
-
-    plan: Plan
-    """With one recipe and one seed."""
-    run: Path
-    """Its folder."""
-    cell: Cell | None = None
-    protocol: Protocol | None = None
-    evaluation: Evaluation | None = None
-    root: Path | None = None
-    evidence: bool = True
-    """Whether the entry can be verified: those apart keep no weights beside them."""
-    after: frozenset[Path] = frozenset()
-    """Runs that must be trained before."""
-
-    @property
-    def title(self) -> str:
-        """Which run."""
-        run = self.plan.experiments[0]
-        name = f"{self.cell.name} {self.cell.row}" if self.cell else run.recipe
-        under = f" under {self.protocol.id} at {self.protocol.threat}" if self.protocol else ""
-        return f"{name} on {run.dataset}, seed {run.seed}{under}"
-
-    def __call__(self) -> None:
-        """Train and measure, and leave the results in the runs folder, where :meth:`entry` finds them."""
-        for trained, folder in finished(self.plan, []):
-            if self.evaluation is not None and (folder / FILES[_WHICH]).is_file():
-                measure(self._shards(trained, folder), progress=False)
-
-    def check(self) -> None:
-        """Refuse what cannot be trained or measured."""
-        if self.evaluation is not None:
-            assert self.protocol is not None
-            self.evaluation.check(self.protocol, self.plan.dataset)
-        self.plan.check()
-
-    def light(self) -> Job:
-        """Return the same job without the data set, which the process that does it loads itself."""
-        return replace(self, plan=replace(self.plan, _loaded={}))
-
-    def pending(self) -> bool:
-        """Tell whether there is work left to do."""
-        if any(read_manifest(run).get("status") not in ("finished", "failed") for run in {self.run, *self.after}):
-            return True
-        measured = self.evaluation is not None and (self.run / FILES[_WHICH]).is_file()
-        return measured and pending(self._shards(self.plan.experiments[0], self.run)) > 0
-
-    def entry(self, failures: list[str]) -> None:
-        """Train and measure what is not done yet, and write the entry."""
-        print(self.title, file=sys.stderr)
-        own: list[str] = []
-        for trained, folder in finished(self.plan, own):
-            if self.evaluation is not None and self.protocol is not None and self.root is not None:
-                arguments = self.evaluation, self.protocol, self.root, own, self.cell, self.evidence
-                record(self.plan, trained, folder, *arguments)
-        failures += [f"{self.cell.row}: {failure}" if self.cell else failure for failure in own]
-
-    def _shards(self, run: Experiment, folder: Path) -> list[Shards]:
-        assert self.evaluation is not None
-        assert self.protocol is not None
-        dataset = self.plan.data(run)
-        source = replace(self.plan.source(run), checkpoint=folder, which=_WHICH)
-        store = Store(self.plan.runs / "measurements")
-        return self.evaluation.prepare(source.subject(dataset), dataset, self.protocol, store)
-
-
-@dataclass(frozen=True)
 class Reproduction:
     """Some of the paper at one scale."""
 
@@ -132,8 +61,9 @@ class Reproduction:
     device: str = "auto"
     runs: Path = Path("runs")
     leaderboards: Path = Path("leaderboards")
-    workers: int = 1
+    engine: Engine = field(default_factory=Engine)
     _plans: dict[tuple[str, str, Cell | None], Plan] = field(default_factory=dict)
+    _loaded: dict[Any, Dataset] = field(default_factory=dict)
     _protocols: dict[Need, Protocol] = field(default_factory=dict)
     _shelves: dict[Path, list[Entry]] = field(default_factory=dict)
 
@@ -156,17 +86,11 @@ class Reproduction:
         rest = [need for need in needs if need.protocol is not None]
         # Ablations are long and come last in the paper, short trainings first: from its end, no process waits long for
         # the last run. Attacks follow what they attack.
-        jobs = self._jobs({need: needs[need] for need in (*standard[::-1], *rest)})
-        for job in jobs:
-            job.check()
-        failures: list[str] = []
-        if self.workers > 1 and len(todo := [job for job in jobs if job.pending()]) > 1:
-            in_processes([job.light() for job in todo], self.workers)
-        for job in jobs:
-            job.entry(failures)
+        runs = self._runs({need: needs[need] for need in (*standard[::-1], *rest)})
+        outcomes = carry_out(runs, self.engine)
         self._shelves.clear()
         leaderboard.rebuild(self.leaderboards)
-        return list(dict.fromkeys(failures))
+        return failures(outcomes)
 
     def write(self) -> list[Path]:
         """Write every target from the entries there are; return the files.
@@ -242,24 +166,29 @@ class Reproduction:
     def _surrogate(self, need: Need) -> Need:
         return Need(self.scale.surrogate, need.dataset, None, None)
 
-    def _jobs(self, needs: Mapping[Need, set[str]]) -> list[Job]:
-        jobs = []
+    def _runs(self, needs: Mapping[Need, set[str]]) -> list[Run]:
+        runs = []
         for need, metrics in needs.items():
             for number, seed in enumerate(self.seeds):
                 plan = replace(self.plan(need), seeds=(seed,))
-                run = self._run(plan, 0)
-                after = set() if need.protocol is None else {run}
                 surrogate = None
                 if _TRANSFER in metrics:
-                    surrogate = self._run(self.plan(self._surrogate(need)), number)
-                    after.add(surrogate)
-                evaluation = Evaluation(sorted(metrics), self.scale.limit, surrogate=surrogate, workers=self.workers)
-                protocol, root = self.protocol(need), self._root(need)
-                chosen = evaluation if metrics else None
-                jobs.append(Job(plan, run, need.cell, protocol, chosen, root, not need.apart, frozenset(after)))
-        return jobs
+                    surrogate = self._folder(self.plan(self._surrogate(need)), number)
+                evaluation = Evaluation(sorted(metrics), self.scale.limit, surrogate=surrogate, engine=self.engine)
+                run = Run(
+                    plan,
+                    plan.experiments[0],
+                    evaluation if metrics else None,
+                    self.protocol(need),
+                    self._root(need),
+                    need.cell,
+                    evidence=not need.apart,
+                    after=frozenset() if surrogate is None else frozenset({surrogate}),
+                )
+                runs.append(run)
+        return runs
 
-    def _run(self, plan: Plan, number: int) -> Path:
+    def _folder(self, plan: Plan, number: int) -> Path:
         run = plan.experiments[number]
         return run_folder(self.runs, run, plan.data(run))
 
@@ -267,7 +196,6 @@ class Reproduction:
         """Return the plan of a need's trainings."""
         key = need.recipe, need.dataset, need.cell
         if key not in self._plans:
-            loaded = next((plan._loaded for plan in self._plans.values() if plan.dataset == need.dataset), {})
             plan = Plan(
                 recipes=[need.recipe],
                 dataset=need.dataset,
@@ -276,7 +204,7 @@ class Reproduction:
                 overrides=self.overrides,
                 device=self.device,
                 runs=self.runs,
-                _loaded=loaded,
+                loaded=self._loaded,
             )
             settings = {} if need.cell is None else _settings(need.cell, plan)
             self._plans[key] = replace(plan, settings=settings)

@@ -1,0 +1,114 @@
+"""Engines: what carries out jobs, in this process, in several of this machine, or on a Ray cluster.
+
+- ``local``: ``workers`` processes of this machine; one worker is this process.
+- ``ray``: ``workers`` jobs at a time on a Ray cluster whose nodes see the same folders.
+
+Every engine keeps the same promises. A job whose worker died is done again by another one; what raises is reported, and
+what comes after it is left undone; and since jobs leave what they have done in files, a command that is stopped at any
+moment continues where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from methods.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from benchmark.engines.jobs import Finished, Job
+
+NAMES = ("local", "ray")
+MOST = 256
+"""Workers; more is a slip of the finger."""
+
+
+class WorkFailed(RuntimeError):
+    """Something that all the rest depends on could not be done; told in one sentence."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How many jobs are done at a time, and where.
+
+    Raises:
+        InputError: an unknown engine, an impossible number of workers, or an address without a cluster.
+    """
+
+    name: str = "local"
+    workers: int = 1
+    address: str | None = None
+    """Of a Ray cluster: "auto", HOST:PORT or ray://HOST:PORT; None: one is started on this machine."""
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES:
+            raise InputError(
+                f'There is no engine "{self.name}".{nearest(self.name, NAMES)} Choose from: {", ".join(NAMES)}.'
+            )
+        if self.workers < 1:
+            raise InputError(f"--workers must be at least 1, not {self.workers}.")
+        if self.workers > MOST:
+            raise InputError(f"--workers must be at most {MOST}, not {self.workers}.")
+        if self.address is not None and self.name != "ray":
+            raise InputError("--address goes with --engine ray.")
+
+    @property
+    def here(self) -> bool:
+        """Whether jobs are done on this machine, so that its devices are theirs."""
+        return self.name == "local"
+
+    @property
+    def alone(self) -> bool:
+        """Whether jobs are done in this very process."""
+        return self.here and self.workers == 1
+
+    def device(self, name: str) -> str:
+        """Return the device that jobs are to use: a cluster's "auto" is not this machine's.
+
+        Raises:
+            InputError: the cluster does not answer.
+        """
+        if self.here or name != "auto":
+            return name
+        from benchmark.engines import ray
+
+        ray.connect(self.address, self.workers)
+        return "cuda" if ray.gpus() else "cpu"
+
+    def run(self, jobs: Sequence[Job], kept: dict[Any, Any], runs: Path) -> Iterator[Finished]:
+        """Do every job; yield each that ended, as they end.
+
+        Args:
+            jobs: the earlier ones first, where there is a choice.
+            kept: what this process has loaded, for jobs that are done in it.
+            runs: the folder that the workers share.
+
+        Raises:
+            InputError: a job refused its input, or could not write; the cluster does not answer, or has fewer devices
+                than its workers need.
+        """
+        if not jobs:
+            return iter(())
+        if self.alone:
+            from benchmark.engines.local import alone
+
+            return alone(jobs, kept)
+        from benchmark.engines.schedule import carry_out
+
+        if self.name == "ray":
+            from benchmark.engines.ray import Cluster, connect
+
+            connect(self.address, self.workers)
+            return carry_out(jobs, Cluster(min(self.workers, len(jobs)), runs))
+        from benchmark.engines.local import Processes
+
+        return carry_out(jobs, Processes(min(self.workers, len(jobs)), share(self.workers)))
+
+
+def share(workers: int) -> int:
+    """Return the threads of each of so many workers, which share those of this process evenly."""
+    import torch
+
+    return max(1, torch.get_num_threads() // workers)

@@ -1,0 +1,127 @@
+"""Jobs, and what a worker says of the one that it does."""
+
+from __future__ import annotations
+
+import io
+import traceback
+from collections.abc import Callable, Hashable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from methods.errors import InputError
+from methods.training.progress import Report, reported_to
+
+
+class Job(Protocol):
+    """Something to do that leaves what it has done in files, and that can be pickled.
+
+    Done a second time, it goes on from what it finds there.
+    """
+
+    @property
+    def name(self) -> Hashable:
+        """Which job; no other one has it."""
+        ...
+
+    @property
+    def after(self) -> frozenset[Any]:
+        """Names of jobs that must be done before."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Jobs of the same kind are expected to take about the same time."""
+        ...
+
+    @property
+    def gpus(self) -> int:
+        """CUDA devices that it occupies."""
+        ...
+
+    def __call__(self, kept: dict[Any, Any]) -> object:
+        """Do it, and return something small.
+
+        Args:
+            kept: outlives the job in its worker: what was loaded once need not be loaded again.
+
+        Raises:
+            InputError: no job of this command can succeed, say because a disk is full.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job that has ended."""
+
+    job: Job
+    value: Any = None
+    """What it returned."""
+    error: str | None = None
+    """Why it did not."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """A line that a job wrote to stdout or stderr."""
+
+    line: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """The job returned."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Raised:
+    """The job raised; ``refused``: an InputError."""
+
+    error: str
+    refused: bool = False
+
+
+@dataclass(frozen=True)
+class Died:
+    """The worker ended, and did not say why."""
+
+    how: str
+
+
+News = Report | Said | Done | Raised | Died
+
+
+def perform(job: Job, kept: dict[Any, Any], tell: Callable[[Report | Said], object]) -> Done | Raised:
+    """Do a job in a worker; tell how far it is, and what it writes."""
+    lines = _Lines(tell)
+    try:
+        with redirect_stdout(lines), redirect_stderr(lines), reported_to(tell):
+            return Done(job(kept))
+    except InputError as error:
+        return Raised(str(error), refused=True)
+    except Exception as error:
+        for line in traceback.format_exc().splitlines():
+            tell(Said(line))
+        return Raised(f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+
+class _Lines(io.TextIOBase):
+    """A stream that tells each line as soon as it is whole; never a terminal."""
+
+    def __init__(self, tell: Callable[[Said], object]) -> None:
+        self._tell, self._begun = tell, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            if line.strip():
+                self._tell(Said(line))
+        return len(text)

@@ -1,0 +1,208 @@
+"""Workers on a Ray cluster: its nodes see the folders of this machine under the same names, as those of clusters do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from benchmark.engines import share
+from benchmark.engines.jobs import Died, Done, Job, News, Raised, perform
+from methods.errors import InputError
+
+_PATIENCE = 10.0
+"""Seconds in which a cluster must answer."""
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray says at length what these decide, unless they are decided.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+_MEMORY = 100 * 2**20
+"""Of the store of objects: jobs and what they return are small; all else lies in files."""
+_PROBE = "import sys, logging, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)"
+
+
+def _ray() -> ModuleType:
+    os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+    try:
+        import ray
+    except ImportError:
+        raise InputError("--engine ray needs Ray: pip install 'trilemma[cluster]'.") from None
+    return ray
+
+
+def connect(address: str | None, workers: int) -> None:
+    """Connect to a cluster, or start one on this machine; do nothing where there is a connection.
+
+    Args:
+        address: "auto", HOST:PORT or ray://HOST:PORT; None: start one, with CPUs for so many workers.
+        workers: how many are to work at a time.
+
+    Raises:
+        InputError: Ray is not installed, no cluster answers, or it has fewer CPUs than workers.
+    """
+    ray = _ray()
+    if not ray.is_initialized():
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if address is None:
+            cpus = workers * share(workers)
+            ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=_MEMORY, **quiet)
+        else:
+            _probe(address)
+            ray.init(address, **quiet)
+    if workers > (cpus := int(ray.cluster_resources().get("CPU", 0))):
+        raise InputError(f"--workers {workers} needs as many CPUs, and the Ray cluster has {cpus}.")
+
+
+def disconnect() -> None:
+    """End the connection, and with it a cluster that :func:`connect` started."""
+    _ray().shutdown()
+
+
+def gpus() -> int:
+    """Return the CUDA devices of the cluster."""
+    return int(_ray().cluster_resources().get("GPU", 0))
+
+
+def _probe(address: str) -> None:
+    """Refuse an address where no cluster answers; Ray itself would try for minutes, and then abort the process."""
+    silent = InputError(f"No Ray cluster answers at {address}; start one with: ray start --head.")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address != "auto":
+        if not host or not port.isdigit():
+            raise InputError(f'--address takes auto, HOST:PORT or ray://HOST:PORT, not "{address}".')
+        try:
+            socket.create_connection((host, int(port)), timeout=_PATIENCE / 2).close()
+        except (OSError, OverflowError):
+            raise silent from None
+    try:
+        # A process of its own: what answers may be no Ray, and Ray's retries cannot be stopped otherwise.
+        command = [sys.executable, "-c", _PROBE, address]
+        subprocess.run(command, timeout=_PATIENCE, capture_output=True, check=True)
+    except subprocess.TimeoutExpired:
+        raise silent from None
+    except subprocess.CalledProcessError as error:
+        last = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        if last and last[0].startswith(("ImportError", "ModuleNotFoundError", "RuntimeError: Version mismatch")):
+            raise InputError(f"Ray cannot connect to {address}: {last[0]}") from None
+        raise silent from None
+
+
+class Cluster:
+    """Tasks on the connected cluster, ``size`` at a time; each occupies its threads as CPUs, and its CUDA devices.
+
+    Raises:
+        InputError: the shared folder cannot be written.
+    """
+
+    def __init__(self, size: int, runs: Path) -> None:
+        self._ray = ray = _ray()
+        self.size = size
+        cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        self._threads = max(1, min(sum(cpus) // size, *cpus, share(1)))
+        self._nonce = (runs / f".seen-{secrets.token_hex(8)}").absolute()
+        try:
+            runs.mkdir(parents=True, exist_ok=True)
+            self._nonce.touch()
+        except OSError as error:
+            raise InputError(f"Cannot write {self._nonce}: {error.strerror}.") from error
+        # The mailbox outlives the deaths of workers. The default of a task on a GPU is a new process for every job.
+        self._mailbox = ray.remote(num_cpus=0, max_restarts=-1)(Mailbox).remote()
+        self._task = ray.remote(max_retries=0, max_calls=0)(_task)
+        self._given = 0
+        self._busy: dict[Any, tuple[int, int]] = {}
+
+    def give(self, worker: int, job: Job) -> None:
+        """See :class:`benchmark.engines.schedule.Crew`.
+
+        Raises:
+            InputError: the cluster has fewer CUDA devices than the workers need.
+        """
+        if job.gpus * self.size > gpus():
+            raise InputError(
+                f"--workers {self.size} needs {job.gpus * self.size} CUDA devices at a time, and the Ray cluster has "
+                f"{gpus()}."
+            )
+        self._given += 1
+        task = self._task.options(num_cpus=self._threads, num_gpus=job.gpus)
+        place = os.getcwd(), str(self._nonce), self._threads
+        self._busy[task.remote(job, self._given, self._mailbox, *place)] = worker, self._given
+
+    def news(self, seconds: float) -> list[tuple[int, News]]:
+        """See :class:`benchmark.engines.schedule.Crew`."""
+        ray = self._ray
+        ready, _ = ray.wait(list(self._busy), timeout=seconds)
+        workers = {number: worker for worker, number in self._busy.values()}
+        found: list[tuple[int, News]] = []
+        with suppress(ray.exceptions.RayError):
+            said = ray.get(self._mailbox.take.remote(), timeout=_PATIENCE)
+            found += [(workers[number], news) for number, news in said if number in workers]
+        for task in ready:
+            worker, _ = self._busy.pop(task)
+            try:
+                found.append((worker, ray.get(task)))
+            except ray.exceptions.RayTaskError as error:
+                found.append((worker, Raised(str(error).strip().splitlines()[-1])))
+            except ray.exceptions.RayError as error:
+                found.append((worker, Died(f"ended: {type(error).__name__}")))
+        return found
+
+    def close(self) -> None:
+        """See :class:`benchmark.engines.schedule.Crew`."""
+        with suppress(self._ray.exceptions.RayError):
+            for task in self._busy:
+                self._ray.cancel(task, force=True)
+            self._ray.kill(self._mailbox)
+        self._nonce.unlink(missing_ok=True)
+
+
+class Mailbox:
+    """Where tasks leave what the driver shows."""
+
+    def __init__(self) -> None:
+        self._held: list[tuple[int, News]] = []
+
+    def post(self, number: int, news: News) -> None:
+        """Leave something."""
+        self._held.append((number, news))
+
+    def take(self) -> list[tuple[int, News]]:
+        """Take everything out."""
+        held, self._held = self._held, []
+        return held
+
+
+_KEPT: dict[Any, Any] = {}
+"""Of a worker's process, from task to task."""
+
+
+def _task(job: Job, number: int, mailbox: Any, folder: str, nonce: str, threads: int) -> Done | Raised:
+    try:
+        os.chdir(folder)
+        seen = os.path.exists(nonce)
+    except OSError:
+        seen = False
+    if not seen:
+        return Raised(
+            f"The node {socket.gethostname()} of the Ray cluster does not see {os.path.dirname(nonce)}; --runs, the "
+            "project and its data must lie in folders that all nodes share.",
+            refused=True,
+        )
+    # A job that computes has brought torch along.
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+    try:
+        return perform(job, _KEPT, lambda news: mailbox.post.remote(number, news))
+    finally:
+        if torch is not None and torch.cuda.is_initialized():
+            # The next job on this device may be another process's.
+            torch.cuda.empty_cache()
