@@ -1,5 +1,6 @@
 """A full device: attacks in eval mode are taken apart, on the record; in train mode a sentence says what to lower."""
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from methods.backbones import Classifier
 from methods.data import Dataset
@@ -133,6 +135,29 @@ def test_a_single_image_is_the_least(trained: Classifier) -> None:
         fitted(inner, trained, images=6, rows=None)
     assert tries == [None, 3, 1]
     assert trained.rows is None
+
+
+def test_what_did_not_fit_is_gone_before_the_next_try(trained: Classifier) -> None:
+    held: list[StorageWeakRef] = []
+    freed: list[bool] = []
+
+    def inner() -> Tensor:
+        freed.extend(reference.expired() for reference in held)
+        with frozen(trained):
+            x = torch.ones(4, 1, 8, 8, requires_grad=True)
+            hidden = x.exp()
+            held.append(StorageWeakRef(hidden.untyped_storage()))
+            if trained.rows != 1:
+                raise torch.OutOfMemoryError
+            return hidden.detach()
+
+    gc.disable()
+    try:
+        _, rows = fitted(inner, trained, images=4, rows=None)
+    finally:
+        gc.enable()
+    assert rows == 1
+    assert freed == [True, True, True]
 
 
 def test_the_innermost_mode_is_the_one_that_counts(trained: Classifier) -> None:
