@@ -135,6 +135,8 @@ def hasten(
         logits = subject.logits(shard.x, batch_size)
     first = shard.x[:batch_size], logits[:batch_size]
     if not separable(subject.model, *first):
+        if precision != "float32":
+            warnings.warn("searched in float32, as the network draws noise or mixes images", stacklevel=2)
         return Tally()
     if precision == "float32":
         model = lean(subject.model)

@@ -66,7 +66,8 @@ def separable(network: Network, x: Tensor, logits: Tensor) -> bool:
         logits: its answer to them [B,K].
     """
     some = torch.arange(0, len(x), 2, device=x.device).flip(0)
-    with torch.no_grad():
+    # A network that draws noise meets the same numbers afterwards.
+    with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
         again = network(x[some]).float()
     return bool((again - logits[some]).abs().max() <= _REPEATED * logits.abs().max().clamp(min=1e-12))
 
