@@ -8,7 +8,8 @@ with them their verdicts, are those of the untouched package, up to rounding by 
 
 Seen misclassified means: at a query that the attack counts (each one of APGD; of FAB those of labels, if the point lies
 within eps), and by more than rounding could turn round, so that whoever judges the returned image judges alike. A
-closer misclassification is left to the attack. Square drops broken images itself.
+closer misclassification is left to the attack. Square drops broken images itself; what it is spared is a point that it
+has asked for already.
 
 The network of the search may be faster and less exact than the one that is attacked. Then each misclassification is
 put to the exact network first. Where that one disagrees, the attack gets its logits, and goes on.
@@ -65,7 +66,8 @@ def separable(network: Network, x: Tensor, logits: Tensor) -> bool:
         logits: its answer to them [B,K].
     """
     some = torch.arange(0, len(x), 2, device=x.device).flip(0)
-    with torch.no_grad():
+    # A network that draws noise meets the same numbers afterwards.
+    with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
         again = network(x[some]).float()
     return bool((again - logits[some]).abs().max() <= _REPEATED * logits.abs().max().clamp(min=1e-12))
 
@@ -89,7 +91,7 @@ def spare(attacker: AutoAttack, search: Network, exact: Network | None = None) -
             _spare_apgd(attack, Sparing(search, exact, tally))
     if isinstance(attacker.fab, FABAttack_PT):
         _spare_fab(attacker.fab, Sparing(search, exact, tally))
-    _label_square(attacker.square, Sparing(search, exact, tally))
+    _spare_square(attacker.square, Sparing(search, exact, tally))
     return tally
 
 
@@ -155,7 +157,7 @@ class Sparing:
     """
 
     def __init__(self, search: Network, exact: Network | None, tally: Tally) -> None:
-        self._search, self._exact, self._tally = search, exact, tally
+        self._search, self._exact, self.tally = search, exact, tally
         self._run: _Run | None = None
         self._labels: Tensor | None = None
 
@@ -189,7 +191,7 @@ class Sparing:
         left = (~run.broken).nonzero().squeeze(1)
         if not len(left):
             raise _AllBroken
-        self._tally.spared += len(points) - len(left)
+        self.tally.spared += len(points) - len(left)
         whole, counted = len(left) == len(points), run.counts(points)[left]
         chosen, labels = (points, run.y) if whole else (points[left], run.y[left])
         logits = self._believed(chosen, self._asked(chosen), labels, counted)
@@ -202,7 +204,7 @@ class Sparing:
         return logits
 
     def _asked(self, points: Tensor) -> Tensor:
-        self._tally.asked += len(points)
+        self.tally.asked += len(points)
         return self._search(points)
 
     def _believed(self, points: Tensor, logits: Tensor, y: Tensor, counted: Tensor | None = None) -> Tensor:
@@ -215,7 +217,7 @@ class Sparing:
             return logits
         with torch.no_grad():
             exact = self._exact(points.detach()[claimed]).to(logits)
-        self._tally.refuted.extend(points.detach()[claimed[exact.argmax(1) == y[claimed]]])
+        self.tally.refuted.extend(points.detach()[claimed[exact.argmax(1) == y[claimed]]])
         return logits + torch.zeros_like(logits).index_copy(0, claimed, exact - logits.detach()[claimed])
 
 
@@ -246,13 +248,61 @@ def _spare_fab(attack: FABAttack_PT, queries: Sparing) -> None:
     attack.attack_single_run = spared
 
 
-def _label_square(attack: SquareAttack, queries: Sparing) -> None:
-    margin_and_loss, attack.predict = attack.margin_and_loss, queries
+def _spare_square(attack: SquareAttack, queries: Sparing) -> None:
+    single_run, margin_and_loss = attack.attack_single_run, attack.margin_and_loss
+    attack.predict = queries
 
-    def labelled(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def asked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return queries.labelled(y, lambda: margin_and_loss(x, y))
 
-    attack.margin_and_loss = labelled
+    def spared(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        attack.margin_and_loss = _SquareRun(asked, queries.tally)
+        return single_run(x, y)
+
+    attack.attack_single_run = spared
+
+
+class _SquareRun:
+    """One run of Square, which often proposes the point that an image has reached already.
+
+    Where a square is cut at eps and at [0, 1], nothing of it may be left. What is known of that point is answered then.
+    Points are followed as Square follows them: an image keeps the one of the lowest loss, and is dropped when broken.
+    """
+
+    def __init__(self, ask: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], tally: Tally) -> None:
+        self._ask, self._tally = ask, tally
+        self._points: Tensor | None = None
+        """[B,C,H,W], of the images that are still attacked."""
+        self._margin = self._loss = torch.zeros(0)
+        """[B] each, at those points."""
+
+    def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return margins and losses [B] at ``x`` [B,C,H,W] with labels ``y`` [B]."""
+        known = self._points
+        if known is None or known.shape != x.shape:
+            margin, loss = self._ask(x, y)
+            if known is None:
+                self._keep(margin > 0, x.clone(), margin, loss)
+            return margin, loss
+        new = (x != known).flatten(1).any(1).nonzero().squeeze(1)
+        if len(new) == len(x):
+            margin, loss = self._ask(x, y)
+        else:
+            self._tally.spared += len(x) - len(new)
+            margin, loss = self._margin.clone(), self._loss.clone()
+            if len(new):
+                margin[new], loss[new] = self._ask(x[new], y[new])
+        moved = (loss < self._loss) | (margin <= 0)
+        points = torch.where(moved.view(-1, *[1] * (x.dim() - 1)), x, known)
+        lowest = torch.minimum(loss, self._loss)
+        self._keep(margin > 0, points, torch.where(moved, margin, self._margin), lowest)
+        return margin, loss
+
+    def _keep(self, left: Tensor, points: Tensor, margin: Tensor, loss: Tensor) -> None:
+        if bool(left.all()):
+            self._points, self._margin, self._loss = points, margin, loss
+        else:
+            self._points, self._margin, self._loss = points[left], margin[left], loss[left]
 
 
 def _placed(run: _Run, images: Tensor) -> Tensor:

@@ -36,10 +36,12 @@ NAME = "evaluation"
 
 _BATCH = 100
 _CACHE = Path("runs") / "benchmarks"
-_DIGITS = Path("leaderboards") / "digits" / "weights" / "c2474ab6b91aac6e.safetensors"
+_DIGITS = Path(__file__).parents[1] / "leaderboards" / "digits" / "weights" / "c2474ab6b91aac6e.safetensors"
 """PGD-AT, seed 0."""
 _LINF = ThreatModel.parse("Linf:8/255")
 _CLASSES = 10
+_STEPS = 400
+"""Of a training, on batches of 64 images."""
 
 
 @dataclass(frozen=True)
@@ -131,16 +133,16 @@ def _ours(case: _Case, precision: str) -> Tensor:
 def _cases(settings: Settings) -> Iterator[_Case]:
     images = _images(settings)
     title = f"WRN-{'-'.join(map(str, _size(settings)))} on {images.kind}"
-    few = {"iterations": 3, "queries": 20} if settings.quick else {}
+    few = {"iterations": 2, "queries": 10} if settings.quick else {}
     for kind, steps, count, repeats in (("adversarially trained", 2, 16, 1), ("not robust", 0, 100, settings.repeats)):
         subject = _trained(images, settings, steps)
-        shard = _shard(subject, images.test, 4 if settings.quick else count)
+        shard = _shard(subject, images.test, 3 if settings.quick else count)
         yield _Case(f"{kind} {title}", subject, _LINF, shard, repeats=repeats, **few)
     if _DIGITS.is_file():
         subject = from_checkpoint(_DIGITS, settings.device)
         digits = data.load("digits").test.to(settings.device)
         test = digits.unit(), digits.labels
-        shard = _shard(subject, test, 4 if settings.quick else 100)
+        shard = _shard(subject, test, 3 if settings.quick else 100)
         yield _Case("PGD-AT, WRN-10-1 on digits", subject, ThreatModel.parse("Linf:0.15"), shard, **few)
 
 
@@ -185,7 +187,7 @@ def _tinted(settings: Settings) -> _Images:
 
 def _trained(images: _Images, settings: Settings, attack_steps: int) -> Subject:
     """Return a network after a short training, from the cache where it is there."""
-    (depth, widen), steps = _size(settings), 3 if settings.quick else 400
+    (depth, widen), steps = _size(settings), 3 if settings.quick else _STEPS
     torch.manual_seed(0)
     made = build(BackboneConfig(depth=depth, widen=widen), _CLASSES, (3, 32, 32), (0.5,) * 3, (0.25,) * 3)
     model = made.to(settings.device).to(memory_format=torch.channels_last)

@@ -1,10 +1,10 @@
 """AutoAttack for a first look: the standard cascade, searching in bfloat16 and believing float32 alone.
 
-The attacks' own forward and backward passes run under autocast to bfloat16, which takes half the time and memory where
-the device has it. Each misclassification they find is put to the float32 network at once: where that one still
-classifies the image correctly, the attack goes on (:mod:`benchmark.sparing`). So every image counted as broken is
-broken, as under :mod:`benchmark.metrics.autoattack`. What can be missed is an adversarial image that only a search in
-float32 finds: the accuracy can be too high.
+The attacks' own forward and backward passes run under autocast to bfloat16, the last layer excepted, which takes half
+the time and memory where the device has it. Each misclassification they find is put to the float32 network at once:
+where that one still classifies the image correctly, the attack goes on (:mod:`benchmark.sparing`). So every image
+counted as broken is broken, as under :mod:`benchmark.metrics.autoattack`. What can be missed is an adversarial image
+that only a search in float32 finds: the accuracy can be too high.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def test_verdicts_are_those_of_the_package_alone(toy: Any, name: str, kind: str,
     assert 0 < int(robust.sum()) < int(correct.sum())
     assert (model(x_adv).argmax(1) == y).tolist() == robust.tolist()
     broken = correct & ~robust
-    if name == "square":  # which drops broken images itself, so that nothing is left to spare
+    if name == "square":  # which drops broken images itself
         assert torch.equal(x_adv[broken], theirs[broken])
     assert torch.equal(x_adv[~broken], x[~broken])
 

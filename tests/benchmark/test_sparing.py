@@ -20,7 +20,7 @@ from methods.primitives.threat import ThreatModel
 WEIGHTS = Path(__file__).parents[2] / "leaderboards" / "digits" / "weights" / "c2474ab6b91aac6e.safetensors"
 """PGD-AT on the digits: a third of the images is broken by APGD, a few by FAB-T alone, most by nothing."""
 ATTACKS = {"apgd_ce": "apgd-ce", "apgd_dlr": "apgd-dlr", "apgd_t": "apgd-t", "fab_t": "fab-t", "square": "square"}
-IMAGES = 16
+IMAGES = 12
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def images() -> tuple[Tensor, Tensor]:
     return test.unit(slice(0, IMAGES)), test.labels[:IMAGES]
 
 
-def attacker(model: nn.Module, threat: str, attacks: list[str], iterations: int = 20) -> AutoAttack:
+def attacker(model: nn.Module, threat: str, attacks: list[str], iterations: int = 10) -> AutoAttack:
     """Make AutoAttack standard with fewer iterations."""
     ball = ThreatModel.parse(threat)
     made = AutoAttack(model, norm=ball.norm, eps=ball.radius, seed=5, device="cpu")
@@ -93,9 +93,8 @@ def test_verdicts_are_those_of_the_untouched_package(
     distance = ThreatModel.parse(threat).distance(found, x)
     assert float(distance.max()) <= ThreatModel.parse(threat).radius + 1e-5
     if attacks == ["square"]:
-        assert spared.rows == alone.rows
         assert torch.equal(found, theirs)
-    else:
+    if (attacks, threat[:2]) != (["square"], "L2"):  # which finds a new point at every query
         assert tally.spared > 0
         assert spared.rows < alone.rows
 
@@ -119,7 +118,7 @@ def test_images_that_the_exact_network_classifies_correctly_are_attacked_on(
     def liar(points: Tensor) -> Tensor:
         return subject.model(points).roll(1, 1)
 
-    believed = attacker(subject.model, "Linf:0.15", ["apgd-ce", "apgd-t", "fab-t", "square"])
+    believed = attacker(subject.model, "Linf:0.15", ["apgd-ce", "apgd-t", "square"])
     tally = spare(believed, liar, subject.model)
     found, seen = believed.run_standard_evaluation(x, y, batch_size=IMAGES)
     assert (subject.model(found).argmax(1) == seen).all()
@@ -154,5 +153,9 @@ def test_networks_that_draw_noise_or_mix_images_cannot_be_spared(
         lambda points: subject.model(points - points.mean(0)),
     ]
     assert separable(subject.model, x, subject.model(x))
+    state = torch.random.get_rng_state()
     for network in mixing:
-        assert not separable(network, x, network(x))
+        logits = network(x)
+        torch.random.set_rng_state(state)
+        assert not separable(network, x, logits)
+        assert torch.equal(torch.random.get_rng_state(), state)

@@ -81,6 +81,18 @@ def test_what_bfloat16_alone_breaks_is_refuted_and_attacked_on(toy: Any, protoco
     assert found.values["refuted"] == int(samples["refuted"].sum()) > 0
 
 
+def test_network_that_draws_noise_is_searched_as_it_is(toy: Any, protocol: Protocols, store: Store) -> None:
+    class Noisy(Watched):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 0.01 * torch.randn(len(x), 4)
+
+    made = toy(images=6)
+    model = Noisy(made.model())
+    found, _ = run(made, protocol(threat="Linf:0.2"), store, model)
+    assert model.images[True] == 0
+    assert any("searched in float32" in flag for flag in found.flags)
+
+
 def test_it_says_that_it_is_not_the_standard(toy: Any, protocol: Protocols, store: Store) -> None:
     found, _ = run(toy(images=6), protocol(threat="Linf:0.2"), store)
     assert [flag for flag in found.flags if flag.startswith("not AutoAttack standard")]

@@ -1,0 +1,64 @@
+"""A network rewritten for the attacks: the same function, up to rounding, with less to compute.
+
+Batch normalisation in eval mode is a fixed factor and shift for each channel, and autograd's derivative of it computes
+far more than that factor (on a CPU, for 64 channels of 32x32 pixels, six times as long). Attacks take that derivative
+thousands of times. What they find is judged by the network itself.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+class Affine(nn.Module):
+    """Batch normalisation in eval mode as a factor and a shift for each channel."""
+
+    factor: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        with torch.no_grad():
+            factor = (norm.running_var.double() + norm.eps).rsqrt()
+            factor = factor if norm.weight is None else factor * norm.weight
+            shift = -norm.running_mean * factor
+            shift = shift if norm.bias is None else shift + norm.bias
+            self.register_buffer("factor", factor.float().view(1, -1, 1, 1))
+            self.register_buffer("shift", shift.float().view(1, -1, 1, 1))
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B,C,H,W] to [B,C,H,W]."""
+        return torch.addcmul(self.shift.to(x.dtype), x, self.factor.to(x.dtype))
+
+
+def lean(model: nn.Module) -> nn.Module:
+    """Return a copy of a model in eval mode that shares its parameters and has :class:`Affine` for batch normalisation.
+
+    The model itself is returned where there is nothing to rewrite, or where it cannot be copied.
+    """
+    found = [name for name, module in model.named_modules() if _fixed(module)]
+    if not found:
+        return model
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    try:
+        made = copy.deepcopy(model, shared)
+    except Exception:  # a stranger's model may hold anything
+        return model
+    for name in found:
+        norm = made.get_submodule(name)
+        assert isinstance(norm, nn.BatchNorm2d)
+        parent, _, own = name.rpartition(".")
+        setattr(made.get_submodule(parent), own, Affine(norm))
+    return made
+
+
+def _fixed(module: nn.Module) -> bool:
+    """Tell whether a module is batch normalisation of PyTorch that normalises with fixed statistics."""
+    hooked = bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    return type(module) is nn.BatchNorm2d and not module.training and module.running_mean is not None and not hooked
