@@ -277,7 +277,8 @@ def run(settings: Settings) -> Iterator[Row]:
         flops = operations(given)
         theirs = Theirs(given)
         loss_public = theirs.first()
-        ours = {precision: Ours(given, precision) for precision in names}
+        # A tiny network is compiled no faster than a large one.
+        ours = {precision: Ours(given, precision, compiled=not settings.quick) for precision in names}
         losses, compilation = {}, {}
         for precision, step in ours.items():
             started = time.perf_counter()

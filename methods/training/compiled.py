@@ -35,19 +35,23 @@ class Compiled(Classifier):
         model: the classifier; its modules are fixed from now on, their values and flags are not.
         batches: batch sizes of the images that steps usually have.
         backend: of torch.compile.
+        train_mode: whether passes in train mode are compiled too; not where BatchNorm's statistics are exchanged
+            between devices, which no graph can hold.
 
     Raises:
         InputError: nothing can be compiled for the model's device (no C++ compiler, no Triton), or, from a forward
             pass, this network cannot.
     """
 
-    def __init__(self, model: Classifier, batches: Iterable[int], backend: Backend = "inductor") -> None:
+    def __init__(
+        self, model: Classifier, batches: Iterable[int], backend: Backend = "inductor", train_mode: bool = True
+    ) -> None:
         nn.Module.__init__(self)
         self.network = model.network
         self.num_classes, self.image_shape, self.autocast = model.num_classes, model.image_shape, model.autocast
         self.register_buffer("mean", model.mean)
         self.register_buffer("std", model.std)
-        self._batches, self._backend = frozenset(batches), backend
+        self._batches, self._backend, self._train_mode = frozenset(batches), backend, train_mode
         self._parts = list(model.network.modules())
         self._norms = [module for module in self._parts if isinstance(module, _BatchNorm)]
         self._weights = list(model.network.parameters())
@@ -60,16 +64,18 @@ class Compiled(Classifier):
         _probe(model.mean, backend)
 
     def _cast(self, function: _Part, x: Tensor) -> Tensor:
-        wanted = torch.is_grad_enabled() and x.requires_grad
         if len(x) not in self._batches or [norm.momentum for norm in self._norms] != self._momenta:
+            return super()._cast(function, x)
+        training = tuple(module.training for module in self._parts)
+        if any(training) and not self._train_mode:
             return super()._cast(function, x)
         situation = (
             function,
             x.shape,
             x.dtype,
-            wanted,
             torch.is_grad_enabled(),
-            tuple(module.training for module in self._parts),
+            torch.is_grad_enabled() and x.requires_grad,
+            training,
             tuple(norm.track_running_stats for norm in self._norms),
             tuple(weight.requires_grad for weight in self._weights),
         )

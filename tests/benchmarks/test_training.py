@@ -59,12 +59,6 @@ def test_operations_of_a_step_grow_with_its_images() -> None:
 
 
 def test_rows_of_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Eager(Ours):
-        def __init__(self, given: Problem, precision: torch.dtype) -> None:
-            super().__init__(given, precision, compiled=False)
-
-    monkeypatch.setattr(training, "Ours", Eager)
-    monkeypatch.setattr(training, "operations", lambda given: 1e9)
     monkeypatch.setattr(training, "CASES", CASES[1:2])
     full, half = training.run(Settings(CPU, quick=True))
     assert (full.benchmark, full.measure, full.target, half.target) == ("training", "speed-up", 1.7, 3.0)

@@ -169,6 +169,16 @@ def test_other_shapes_and_too_many_situations_run_uncompiled(
     torch.testing.assert_close(view(batch.x[:3]), model(batch.x[:3]))
 
 
+def test_passes_in_train_mode_can_stay_uncompiled(network: Network, batch: Batch) -> None:
+    backend = Counting()
+    view = Compiled(network(), [16], backend, train_mode=False)
+    view(batch.x)
+    assert backend.asked == 1
+    with frozen(view):
+        view(batch.x)
+    assert backend.asked == 2
+
+
 def test_layouts_of_the_input_share_a_graph(network: Network, batch: Batch) -> None:
     backend = Counting()
     view = Compiled(network(), [16], backend).eval()
