@@ -241,7 +241,7 @@ def test_two_devices_train_what_one_does(
     for line, other in zip(expected, found, strict=True):
         assert line.pop("validation", {}) == pytest.approx(other.pop("validation", {}), abs=5.1)
         # A sign that rounding turned in the attack shows in the gradient first.
-        assert line.pop("gradient_norm", 0) == pytest.approx(other.pop("gradient_norm", 0), rel=5e-3)
+        assert line.pop("gradient_norm", 0) == pytest.approx(other.pop("gradient_norm", 0), rel=2e-2)
         assert line == pytest.approx(other, abs=1e-4, rel=1e-4)
     for name in ("weights.safetensors", "best.safetensors"):
         weights, others = load_file(one / name), load_file(two / name)
