@@ -1,4 +1,4 @@
-"""A process by itself computes as if there were no ranks; what several exchange is tested with the trainings on them."""
+"""A process by itself computes as if there were no ranks; what several exchange is tested with trainings on them."""
 
 import torch
 from torch import nn
