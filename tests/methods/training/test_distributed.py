@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -449,10 +449,10 @@ def test_devices_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unexpected_error_is_told_with_its_trace(quick_start: None) -> None:
     # What is called with a device alone and can be pickled without this file.
     with pytest.raises(RankFailed, match="some work: rank 0 of 2 failed: TypeError: object") as caught:
-        on_devices(len, CPU, 2, "some work", (InputError,))
+        on_devices(cast(Any, len), CPU, 2, "some work", (InputError,))
     assert "Traceback" in str(caught.value.__cause__)
     with pytest.raises(InputError, match="Unknown norm"):
-        on_devices(partial(ThreatModel, "L7"), CPU, 2, "some work", (InputError,))
+        on_devices(partial(cast(Any, ThreatModel), "L7"), CPU, 2, "some work", (InputError,))
 
 
 if __name__ == "__main__":
