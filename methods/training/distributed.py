@@ -235,5 +235,6 @@ def _process_group(seat: _Seat) -> Iterator[torch.device]:
         timeout=_PATIENCE,
     )
     yield device
-    dist.barrier()
+    # Who leaves first would look to the others like one that died.
+    dist.all_reduce(torch.zeros(1))
     dist.destroy_process_group()

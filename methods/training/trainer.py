@@ -563,7 +563,7 @@ def _check_several(experiment: Experiment, method: Method, model: Classifier, de
         # What a subclass of a method does is not known from its parent.
         if isinstance(part, Method) and not ("several_devices" in vars(type(part)) and part.several_devices):
             name = type(part).__module__.rpartition(".")[2]
-            inside = "" if name == experiment.method else f", the method inside {experiment.method}"
+            inside = "" if name == experiment.method else f", the method inside {experiment.method},"
             raise InputError(
                 f"{name}{inside} is not trained on several devices: what it computes is not known to be the same when "
                 "each holds a share of the batch. Leave out --devices."
