@@ -95,6 +95,10 @@ class Plan:
             for seed in self.seeds
         ]
 
+    @cached_property
+    def torch_device(self) -> torch.device:
+        return select_device(self.device)
+
     def data(self, run: Experiment) -> Dataset:
         """Return the data set as an experiment splits it, loaded once."""
         return self.source(run).data(self.loaded)

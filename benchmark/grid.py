@@ -119,7 +119,7 @@ class Run:
         if self.evaluation is not None and self.protocol is not None:
             self.evaluation.check(self.protocol, self.plan.dataset)
         if here:
-            select_device(self.plan.device)
+            _ = self.plan.torch_device
         check(self.experiment, self.plan.data(self.experiment))
 
     def training(self) -> Training:

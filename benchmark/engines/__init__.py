@@ -106,6 +106,13 @@ class Engine:
 
         return carry_out(jobs, Processes(min(self.workers, len(jobs)), share(self.workers)))
 
+    def close(self) -> None:
+        """End what the engine has started beyond its workers: a Ray cluster of its own; another one is only left."""
+        if not self.here:
+            from benchmark.engines import ray
+
+            ray.disconnect()
+
 
 def share(workers: int) -> int:
     """Return the threads of each of so many workers, which share those of this process evenly."""
