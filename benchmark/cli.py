@@ -433,7 +433,7 @@ def court(
     """Measure how often the masking court catches planted failures, and accuses the checkpoints of a table."""
     from benchmark import experiments
 
-    found, folder = experiments.court_power(dataset, threat, leaderboards, device, workers)
+    found, folder = experiments.court_power(dataset, threat, leaderboards, device, Engine(workers=workers))
     typer.echo(found.summary())
     typer.echo(f"tables: {folder}")
 

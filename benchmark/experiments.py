@@ -516,7 +516,7 @@ def generate(
 
 
 def court_power(
-    dataset: str, threat: str | None, leaderboards: Path, device: str = "auto", workers: int = 1
+    dataset: str, threat: str | None, leaderboards: Path, device: str = "auto", engine: Engine | None = None
 ) -> tuple[Study, Path]:
     """Measure the masking court on the checkpoints whose weights lie beside the entries of a table.
 
@@ -538,7 +538,7 @@ def court_power(
     if not honest:
         raise InputError(f"No entry of {data.name} at {chosen} below {leaderboards} has its weights beside it.")
     output = folder / COURT
-    found = study(list(honest), data, output, collapsed=list(collapsed), threat=chosen, device=place, workers=workers)
+    found = study(list(honest), data, output, collapsed=list(collapsed), threat=chosen, device=place, engine=engine)
     return found, output
 
 

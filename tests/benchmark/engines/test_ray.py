@@ -57,6 +57,19 @@ def test_failure_and_death_stop_no_other_job(
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("cpus", "size", "threads"),
+    [([8], 1, 8), ([8], 3, 2), ([8, 8], 2, 8), ([8, 8], 3, 4), ([0, 4, 16], 5, 4), ([2], 2, 1), ([1], 4, 1)],
+)
+def test_jobs_take_as_many_threads_as_fit(
+    cpus: list[int], size: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert cluster.threads(cpus, size) == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert cluster.threads(cpus, size) == 1
+
+
 def test_refused_input_stops_everything(two: Engine, jobs: Jobs, left: Left, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^The disk is full\.$"):
         list(two.run(jobs("refuses", "", after={1: 0}), {}, tmp_path))
