@@ -198,15 +198,11 @@ class Evaluation:
         todo = self.prepare(subject, dataset, protocol, store)
         if self.engine.alone or pending(todo) < 2:
             return measure(todo)
-        found, failures = {}, []
-        for finished in self.engine.run(
-            self.jobs(subject.name, source, dataset, protocol, store), {}, store.root.parent
-        ):
-            failures += [finished.error] if finished.error is not None else []
-            found = finished.value.measurements if finished.value is not None else found
-        if failures:
+        jobs = self.jobs(subject.name, source, dataset, protocol, store)
+        ended = list(self.engine.run(jobs, {}, store.root.parent))
+        if failures := [finished.error for finished in ended if finished.error is not None]:
             raise WorkFailed(failures[0])
-        return found
+        return ended[-1].value.measurements
 
     def jobs(
         self,

@@ -86,7 +86,7 @@ def test_node_that_does_not_see_the_runs_is_named(
 
 def test_more_workers_than_the_cluster_has_are_refused(two: Engine, jobs: Jobs, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^--workers 200 needs as many CPUs, and the Ray cluster has \d+\.$"):
-        Engine("ray", 200).run(jobs(""), {}, tmp_path)
+        list(Engine("ray", 200).run(jobs(""), {}, tmp_path))
 
 
 def test_more_devices_than_the_cluster_has_are_refused(two: Engine, writes: Any, tmp_path: Path) -> None:
