@@ -64,7 +64,8 @@ ModelDir = Annotated[
 Workers = Annotated[int, typer.Option(help="Runs, or parts of evaluations, that are done at a time.")]
 EngineName = Annotated[str, typer.Option("--engine", help="local: processes of this machine; ray: a Ray cluster.")]
 Address = Annotated[
-    str | None, typer.Option(help="Of the Ray cluster: auto, HOST:PORT or ray://HOST:PORT; its own by default.")
+    str | None,
+    typer.Option(help="Of the Ray cluster: auto, HOST:PORT or ray://HOST:PORT; one of this machine by default."),
 ]
 Surrogate = Annotated[
     Path | None, typer.Option(help="Checkpoint on which transfer attacks are made; the reference network by default.")
@@ -437,7 +438,7 @@ def court(
     """Measure how often the masking court catches planted failures, and accuses the checkpoints of a table."""
     from benchmark import experiments
 
-    found, folder = experiments.court_power(dataset, threat, leaderboards, device, workers)
+    found, folder = experiments.court_power(dataset, threat, leaderboards, device, Engine(workers=workers))
     typer.echo(found.summary())
     typer.echo(f"tables: {folder}")
 

@@ -97,6 +97,10 @@ class Plan:
             for seed in self.seeds
         ]
 
+    @cached_property
+    def torch_device(self) -> torch.device:
+        return select_device(self.device)
+
     def data(self, run: Experiment) -> Dataset:
         """Return the data set as an experiment splits it, loaded once."""
         return self.source(run).data(self.loaded)
@@ -196,15 +200,11 @@ class Evaluation:
         todo = self.prepare(subject, dataset, protocol, store)
         if self.engine.alone or pending(todo) < 2:
             return measure(todo)
-        found, failures = {}, []
-        for finished in self.engine.run(
-            self.jobs(subject.name, source, dataset, protocol, store), {}, store.root.parent
-        ):
-            failures += [finished.error] if finished.error is not None else []
-            found = finished.value.measurements if finished.value is not None else found
-        if failures:
+        jobs = self.jobs(subject.name, source, dataset, protocol, store)
+        ended = list(self.engine.run(jobs, {}, store.root.parent))
+        if failures := [finished.error for finished in ended if finished.error is not None]:
             raise WorkFailed(failures[0])
-        return found
+        return ended[-1].value.measurements
 
     def jobs(
         self,
@@ -514,7 +514,7 @@ def generate(
 
 
 def court_power(
-    dataset: str, threat: str | None, leaderboards: Path, device: str = "auto", workers: int = 1
+    dataset: str, threat: str | None, leaderboards: Path, device: str = "auto", engine: Engine | None = None
 ) -> tuple[Study, Path]:
     """Measure the masking court on the checkpoints whose weights lie beside the entries of a table.
 
@@ -536,7 +536,7 @@ def court_power(
     if not honest:
         raise InputError(f"No entry of {data.name} at {chosen} below {leaderboards} has its weights beside it.")
     output = folder / COURT
-    found = study(list(honest), data, output, collapsed=list(collapsed), threat=chosen, device=place, workers=workers)
+    found = study(list(honest), data, output, collapsed=list(collapsed), threat=chosen, device=place, engine=engine)
     return found, output
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -124,7 +125,7 @@ class Run:
             self.evaluation.check(self.protocol, self.plan.dataset)
         devices = self.plan.devices
         if here:
-            check_devices(select_device(self.plan.device), devices)
+            check_devices(self.plan.torch_device, devices)
         elif devices > 1:
             raise InputError("--devices spreads a training over devices of this machine: it goes with --engine local.")
         check(self.experiment, self.plan.data(self.experiment), devices)
@@ -186,8 +187,9 @@ def carry_out(runs: Sequence[Run], engine: Engine) -> list[Outcome]:
         else:
             (theirs if engine.alone else evaluations).extend(jobs)
     done = (Finished(job, job(kept)) for job in ours)
-    for finished in chain(done, engine.run([*theirs, *evaluations], kept, shared)):
-        _take(finished, runs, outcomes)
+    with closing(engine.run([*theirs, *evaluations], kept, shared)) as working:
+        for finished in chain(done, working):
+            _take(finished, runs, outcomes)
     for run, outcome in zip(runs, outcomes, strict=True):
         if run.cell is not None:
             outcome.failures[:] = [f"{run.cell.row}: {failure}" for failure in outcome.failures]

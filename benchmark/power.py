@@ -12,19 +12,18 @@ import io
 import statistics
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmark import court, planted
 from benchmark.cells import ABSENT, markdown
+from benchmark.engines import Engine, WorkFailed
 from benchmark.metrics import masking, pgd, sweep
 from benchmark.planted import FAILURES, Failure
 from benchmark.protocol import Protocol, default, threat_of
@@ -209,7 +208,7 @@ def study(
     seed: int = 0,
     device: torch.device | None = None,
     progress: bool = True,
-    workers: int = 1,
+    engine: Engine | None = None,
 ) -> Study:
     """Bring every checkpoint before the court, as it is and with failures planted.
 
@@ -226,10 +225,11 @@ def study(
         seed: root of every random stream.
         device: by default the CPU.
         progress: show it on stderr, with an ETA.
-        workers: processes that share the cases.
+        engine: whose workers share the cases; None: this process.
 
     Raises:
         InputError: no checkpoint, or one that is none or that is no classifier of this data set.
+        WorkFailed: workers died of a case.
     """
     if not checkpoints:
         raise InputError("The court's power is measured on checkpoints, and there are none.")
@@ -237,11 +237,16 @@ def study(
     settings = protocol(dataset, threat, config, seed)
     every = (*checkpoints, *collapsed)
     total = len(every) + len(FAILURES) * (2 if bases is None else len(bases))
+    engine = engine or Engine()
     cases: list[Case] = []
-    with (
-        shown("masking court", total) if progress else nullcontext(lambda *_: None) as advance,
-        _hearing(workers, dataset, settings, device) as heard,
-    ):
+
+    def heard(charges: Sequence[_Charge]) -> Iterable[Case | None]:
+        return _heard(
+            [Hearing(name, *charge, dataset, settings, device) for name, charge in enumerate(charges)], engine
+        )
+
+    # Several workers have a view of their own.
+    with shown("masking court", total) if progress and engine.alone else nullcontext(lambda *_: None) as advance:
         for place, case in enumerate(heard([(path, None) for path in every])):
             assert case is not None
             cases.append(replace(case, collapsed=place >= len(checkpoints)))
@@ -259,32 +264,45 @@ def study(
     return found
 
 
-@contextmanager
-def _hearing(
-    workers: int, dataset: Dataset, protocol: Protocol, device: torch.device
-) -> Iterator[Callable[[Sequence[_Charge]], Iterable[Case | None]]]:
-    """Return what hears charges, in their order, in this process or in several, which share its threads."""
-    hear_one = partial(_hear, dataset=dataset, protocol=protocol, device=device)
-    if workers == 1:
-        yield lambda charges: map(hear_one, charges)
-        return
-    threads = max(1, torch.get_num_threads() // workers)
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (threads,)) as pool:
-        try:
-            yield lambda charges: pool.map(hear_one, charges)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+@dataclass(frozen=True)
+class Hearing:
+    """A job: bring one checkpoint before the court, with a failure planted in it, or as it is."""
+
+    name: int
+    path: Path
+    failure: str | None
+    dataset: Dataset
+    protocol: Protocol
+    device: torch.device
+    kind: str = "hearing"
+    after: frozenset[Any] = frozenset()
+
+    @property
+    def title(self) -> str:
+        """See :class:`benchmark.engines.jobs.Job`."""
+        return f"{self.path.stem}, {self.failure or 'as it is'}"
+
+    @property
+    def gpus(self) -> int:
+        """See :class:`benchmark.engines.jobs.Job`."""
+        return int(self.device.type == "cuda")
+
+    def __call__(self, kept: dict[Any, Any]) -> Case | None:
+        """Return what the court finds; None where the failure cannot be planted."""
+        planted_failure = next((failure for failure in FAILURES if failure.name == self.failure), None)
+        with suppress(planted.Unplantable):
+            return hear(from_checkpoint(self.path, self.device), self.dataset, self.protocol, planted_failure)
+        return None
 
 
-def _hear(charge: _Charge, *, dataset: Dataset, protocol: Protocol, device: torch.device) -> Case | None:
-    """Hear one charge; None where the failure cannot be planted."""
-    path, name = charge
-    failure = next((failure for failure in FAILURES if failure.name == name), None)
-    with suppress(planted.Unplantable):
-        return hear(from_checkpoint(path, device), dataset, protocol, failure)
-    return None
+def _heard(hearings: Sequence[Hearing], engine: Engine) -> Iterable[Case | None]:
+    """Return what the court finds in each, in their order."""
+    if engine.alone:
+        return (hearing({}) for hearing in hearings)
+    ended = {one.job.name: one for one in engine.run(hearings, {}, Path())}
+    if errors := [one.error for one in ended.values() if one.error is not None]:
+        raise WorkFailed(errors[0])
+    return [ended[hearing.name].value for hearing in hearings]
 
 
 def hear(subject: Subject, dataset: Dataset, protocol: Protocol, failure: Failure | None = None) -> Case:

@@ -6,11 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyautoattack
 import pytest
+
+from benchmark.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMED_BLOCK = re.compile(r"^`([^`\n]+)`\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -93,12 +96,76 @@ def test_model_from_elsewhere_evaluated_as_the_readme_says(tmp_path: Path) -> No
     assert (result["subject"], result["n"]) == ("cifar_resnet:make_model", 2)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/cluster.md"])
 def test_links_lead_somewhere(document: str) -> None:
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text(encoding="utf-8"))
     files = [link for link in links if not link.startswith("https://")]
     assert document != "README.md" or len(files) >= 3
-    assert [link for link in files if not (ROOT / link).is_file()] == []
+    assert [link for link in files if not (ROOT / document).parent.joinpath(link).is_file()] == []
+
+
+STAND_INS = {
+    # What Slurm would start, and Ray around it, is only written down: one argument a line.
+    "python": """printf '%s\\n' "$@" > command""",
+    "srun": """while [ "$1" != -- ]; do shift; done; shift; exec "$@" """,
+}
+
+
+@pytest.fixture
+def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Run a script of docs/cluster.md as Slurm does, with its variables, in an empty folder; then what it starts."""
+    scripts = write_examples(ROOT / "docs" / "cluster.md", tmp_path)
+    assert scripts == {"train.sbatch", "evaluate.sbatch", "tables.sbatch", "grid.sbatch"}
+    (tmp_path / "bin").mkdir()
+    for name, body in STAND_INS.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+
+    def submit(script: str, *arguments: str, **variables: str) -> list[str]:
+        environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"} | variables
+        subprocess.run(["bash", script, *arguments], env=environment, check=True, timeout=60)
+        module, name, *command = (tmp_path / "command").read_text().splitlines()
+        assert (module, name) == ("-m", "benchmark")
+        if "--engine" in command:
+            return command
+        with pytest.raises(SystemExit) as stop:
+            main(command)
+        assert not stop.value.code
+        return command
+
+    return submit
+
+
+def test_slurm_scripts_train_measure_and_assemble(
+    submitted: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["--set", "train.epochs=1", "--set", "train.batch_size=256", "--set", "train.warmup_steps=0"]
+    few = ["--metrics", "clean,pgd20", "--limit", "250", "--device", "cpu"]
+    for task in range(4):
+        submitted("train.sbatch", *settings, "--device", "cpu", SLURM_ARRAY_TASK_ID=str(task))
+    trained = {path.parent.relative_to(tmp_path / "runs") for path in (tmp_path / "runs").rglob("manifest.json")}
+    assert {(path.parts[0], path.name[-3:]) for path in trained} == {
+        (recipe, f"-s{seed}") for recipe in ("standard", "trades") for seed in (0, 1)
+    }
+    chosen = next(path for path in trained if path.parts[0] == "trades")
+    for task in range(1, 4):
+        place = {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_COUNT": "3"}
+        submitted("evaluate.sbatch", "--checkpoint", f"runs/{chosen}", *few, **place)
+        assert len(list((tmp_path / "runs").glob("measurements/pgd20-*/shard-*.npz"))) == task
+    assert not list(tmp_path.glob("leaderboards/**/*.json"))
+
+    monkeypatch.setattr("methods.training.trainer._Training", lambda *_: pytest.fail("a run was trained again"))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("measurements/*/shard-*.npz")}
+    submitted("tables.sbatch", *settings, *few)
+    assert len(list(tmp_path.glob("leaderboards/digits/*/entries/*.json"))) == 4
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_slurm_script_of_a_ray_cluster_asks_for_its_nodes(submitted: Callable[..., list[str]]) -> None:
+    nodes = {"SLURM_JOB_NUM_NODES": "4", "SLURM_CPUS_PER_TASK": "8"}
+    command = submitted("grid.sbatch", "--methods", "ebjdat,trades", "--seeds", "0,1,2", **nodes)
+    assert " ".join(command) == ("run --engine ray --address auto --workers 4 --methods ebjdat,trades --seeds 0,1,2")
 
 
 def test_readme_lists_every_method_and_command() -> None:

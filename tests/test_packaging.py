@@ -74,7 +74,8 @@ def test_every_import_is_a_declared_dependency() -> None:
     graph = grimp.build_graph("methods", "benchmark", include_external_packages=True, cache_dir=None)
     imported = {name for name in graph.modules if graph.is_module_squashed(name)} - sys.stdlib_module_names
     assert "torch" in imported
-    declared = {canonical(re.split(r"[<>=!~\[; ]", line)[0]) for line in PROJECT["dependencies"]}
+    lines = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["cluster"]]
+    declared = {canonical(re.split(r"[<>=!~\[; ]", line)[0]) for line in lines}
     owners = packages_distributions()
     undeclared = [name for name in imported if not {canonical(owner) for owner in owners[name]} & declared]
     assert undeclared == []
@@ -83,6 +84,6 @@ def test_every_import_is_a_declared_dependency() -> None:
 def test_every_dependency_has_a_lower_bound_and_a_reason() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     assert len(PROJECT["dependencies"]) > 10
-    for dependency in PROJECT["dependencies"]:
+    for dependency in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["cluster"]):
         assert ">=" in dependency
         assert re.search(rf'"{re.escape(dependency)}",\s+# \S', text), f"{dependency} has no reason beside it"

@@ -10,7 +10,7 @@ moment continues where it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,8 +77,8 @@ class Engine:
         ray.connect(self.address, self.workers)
         return "cuda" if ray.gpus() else "cpu"
 
-    def run(self, jobs: Sequence[Job], kept: dict[Any, Any], runs: Path) -> Iterator[Finished]:
-        """Do every job; yield each that ended, as they end.
+    def run(self, jobs: Sequence[Job], kept: dict[Any, Any], runs: Path) -> Generator[Finished, None, None]:
+        """Do every job; yield each that ended, as they end. Close it, and the workers end.
 
         Args:
             jobs: the earlier ones first, where there is a choice.
@@ -90,21 +90,32 @@ class Engine:
                 than its workers need.
         """
         if not jobs:
-            return iter(())
+            return
         if self.alone:
             from benchmark.engines.local import alone
 
-            return alone(jobs, kept)
+            yield from alone(jobs, kept)
+            return
         from benchmark.engines.schedule import carry_out
 
-        if self.name == "ray":
+        size = min(self.workers, len(jobs))
+        if self.here:
+            from benchmark.engines.local import Processes
+
+            crew = Processes(size, share(self.workers))
+        else:
             from benchmark.engines.ray import Cluster, connect
 
             connect(self.address, self.workers)
-            return carry_out(jobs, Cluster(min(self.workers, len(jobs)), runs))
-        from benchmark.engines.local import Processes
+            crew = Cluster(size, runs)
+        yield from carry_out(jobs, crew)
 
-        return carry_out(jobs, Processes(min(self.workers, len(jobs)), share(self.workers)))
+    def close(self) -> None:
+        """End what the engine has started beyond its workers: a Ray cluster of its own; another one is only left."""
+        if not self.here:
+            from benchmark.engines import ray
+
+            ray.disconnect()
 
 
 def share(workers: int) -> int:

@@ -90,9 +90,8 @@ class Processes:
 
     def _start(self, number: int) -> None:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(
-            target=_serve, args=(theirs, self._threads), name=f"worker {number}", daemon=True
-        )
+        # No daemon: such a one may not have processes of its own, as a training on several devices does.
+        process = self._context.Process(target=_serve, args=(theirs, self._threads), name=f"worker {number}")
         process.start()
         theirs.close()
         self._workers[number] = process, ours

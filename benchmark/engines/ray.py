@@ -8,6 +8,7 @@ import secrets
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -57,7 +58,10 @@ def connect(address: str | None, workers: int) -> None:
             ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=_MEMORY, **quiet)
         else:
             _probe(address)
-            ray.init(address, **quiet)
+            try:
+                ray.init(address, **quiet)
+            except (ConnectionError, ImportError, RuntimeError) as error:
+                raise InputError(f"Ray cannot connect to {address}: {' '.join(str(error).split())}") from None
     if workers > (cpus := int(ray.cluster_resources().get("CPU", 0))):
         raise InputError(f"--workers {workers} needs as many CPUs, and the Ray cluster has {cpus}.")
 
@@ -83,17 +87,24 @@ def _probe(address: str) -> None:
             socket.create_connection((host, int(port)), timeout=_PATIENCE / 2).close()
         except (OSError, OverflowError):
             raise silent from None
+    if address.startswith("ray://"):
+        return  # Ray's client gives up by itself.
     try:
         # A process of its own: what answers may be no Ray, and Ray's retries cannot be stopped otherwise.
         command = [sys.executable, "-c", _PROBE, address]
         subprocess.run(command, timeout=_PATIENCE, capture_output=True, check=True)
-    except subprocess.TimeoutExpired:
+    except subprocess.SubprocessError:
         raise silent from None
-    except subprocess.CalledProcessError as error:
-        last = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        if last and last[0].startswith(("ImportError", "ModuleNotFoundError", "RuntimeError: Version mismatch")):
-            raise InputError(f"Ray cannot connect to {address}: {last[0]}") from None
-        raise silent from None
+
+
+def threads(cpus: Sequence[int], size: int) -> int:
+    """Return the most threads a job with which so many jobs at a time fit on nodes with these CPUs.
+
+    Not more than the user asked for with OMP_NUM_THREADS.
+    """
+    fitting = (count for count in range(max(cpus), 0, -1) if sum(node // count for node in cpus) >= size)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(next(fitting, 1), int(asked) if asked.isdigit() and int(asked) else sys.maxsize)
 
 
 class Cluster:
@@ -107,7 +118,7 @@ class Cluster:
         self._ray = ray = _ray()
         self.size = size
         cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-        self._threads = max(1, min(sum(cpus) // size, *cpus, share(1)))
+        self._threads = threads(cpus, size)
         self._nonce = (runs / f".seen-{secrets.token_hex(8)}").absolute()
         try:
             runs.mkdir(parents=True, exist_ok=True)

@@ -158,6 +158,8 @@ class View:
 
     def _eta(self, now: float) -> str:
         left, sure = self._forecast.left(self._running.values(), now)
+        if not sure and not left:
+            return "ETA unknown"
         return f"ETA {'' if sure else 'more than '}{duration(left)}"
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmark import court, planted, power, reference
+from benchmark.engines import Engine
 from benchmark.metrics import masking
 from benchmark.planted import FAILURES
 from benchmark.power import Case, Study
@@ -147,7 +148,7 @@ def test_study_writes_the_same_files_twice_and_in_any_number_of_processes(tmp_pa
             bases=[weights],
             config=config,
             progress=False,
-            workers=workers,
+            engine=Engine(workers=workers),
         )
     assert [case.kind for case in found.cases][:3] == ["honest", "collapsed", "planted"]
     for name in power.FILES:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmark import config
+from benchmark import config, grid
+from benchmark.experiments import Measured
 from benchmark.paper import ALL, APART, place_of, scale, targets
 from benchmark.reported import numbers
 from benchmark.reproduce import FOLDER, Reproduction
@@ -132,14 +133,13 @@ def test_every_entry_is_needed_once(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["supplement1", "supplement2", "supplement3"])
-def test_one_job_trains_what_others_attack(name: str, tmp_path: Path) -> None:
+def test_what_is_attacked_is_trained_first(name: str, tmp_path: Path) -> None:
     found = Reproduction(targets(name), scale("digits"), (0, 1), runs=tmp_path / "a", leaderboards=tmp_path / "b")
-    jobs = found._jobs(found._needs())
-    training = [job.run for job in jobs if not job.after]
-    attacking = [job for job in jobs if job.after]
+    runs = found._runs(found._needs())
+    training = [run.folder for run in runs if run.evaluation is None]
+    attacking = [run for run in runs if run.evaluation is not None]
     assert len(set(training)) == len(training)
-    assert set(training) == set().union(*(job.after for job in attacking))
-    assert all(job.run in job.after for job in attacking)
+    assert set(training) == {folder for run in attacking for folder in {run.folder, *run.after}}
 
 
 def test_table_has_both_sides(define: Callable[..., None], entry: Callable[..., Entry], tmp_path: Path) -> None:
@@ -270,17 +270,15 @@ def test_paper_is_listed(command: Any) -> None:
 def test_interrupted_and_finished_work_is_not_repeated(
     define: Callable[..., None], command: Any, poisoned: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmark.reproduce import Job
-
     arguments = ("reproduce", "pair", "--scale", "tiny", "--device", "cpu", *SHORT)
-    whole = Job.entry
+    whole = grid.record
 
-    def interrupted(job: Job, failures: list[str]) -> None:
-        whole(job, failures)
+    def interrupted(run: grid.Run, measured: Measured) -> None:
+        whole(run, measured)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Job, "entry", interrupted)
+        patched.setattr(grid, "record", interrupted)
         assert command(*arguments).status == 130
     (first,) = Path("leaderboards/digits/linf-0.15/entries").glob("*.json")
     kept = first.read_bytes()

@@ -83,7 +83,7 @@ def test_nothing_outlives_a_caller_that_stops(jobs: Jobs, tmp_path: Path) -> Non
     engine = Engine(workers=2).run(jobs("", "", ""), {}, tmp_path)
     next(engine)
     assert len(multiprocessing.active_children()) == 2
-    engine.close()  # type: ignore[attr-defined]
+    engine.close()
     assert multiprocessing.active_children() == []
 
 

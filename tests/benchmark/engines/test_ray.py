@@ -57,6 +57,19 @@ def test_failure_and_death_stop_no_other_job(
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("cpus", "size", "threads"),
+    [([8], 1, 8), ([8], 3, 2), ([8, 8], 2, 8), ([8, 8], 3, 4), ([0, 4, 16], 5, 4), ([2], 2, 1), ([1], 4, 1)],
+)
+def test_jobs_take_as_many_threads_as_fit(
+    cpus: list[int], size: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert cluster.threads(cpus, size) == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert cluster.threads(cpus, size) == 1
+
+
 def test_refused_input_stops_everything(two: Engine, jobs: Jobs, left: Left, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^The disk is full\.$"):
         list(two.run(jobs("refuses", "", after={1: 0}), {}, tmp_path))
@@ -73,7 +86,7 @@ def test_node_that_does_not_see_the_runs_is_named(
 
 def test_more_workers_than_the_cluster_has_are_refused(two: Engine, jobs: Jobs, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^--workers 200 needs as many CPUs, and the Ray cluster has \d+\.$"):
-        Engine("ray", 200).run(jobs(""), {}, tmp_path)
+        list(Engine("ray", 200).run(jobs(""), {}, tmp_path))
 
 
 def test_more_devices_than_the_cluster_has_are_refused(two: Engine, writes: Any, tmp_path: Path) -> None:
