@@ -179,7 +179,7 @@ def carry_out(runs: Sequence[Run], engine: Engine) -> list[Outcome]:
     evaluations: list[Job] = []
     for place, run in enumerate(runs):
         if (training := trainings.pop(run.folder, None)) is not None:
-            # A training on several devices has processes of its own, which a worker may not start.
+            # A training on several devices has them to itself: other workers would want the same ones.
             (ours if run.folder in settled or training.devices > 1 else theirs).append(training)
         jobs = run.measuring(place)
         if engine.here and jobs and {run.folder, *run.after} <= settled and _stored(jobs[-1], kept):

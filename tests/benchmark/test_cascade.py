@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +112,8 @@ def test_attack_lasts_as_long_as_it_is_told(subject: Subject, shard: Shard, fiel
             calls += 1
 
         handle = subject.model.register_forward_hook(count)
-        make: Callable[..., Cascade] = Cascade
-        make((counted,), **{field: number}).run(subject, ThreatModel.parse("Linf:0.0001"), shard, 24)
+        settings: dict[str, Any] = {field: number}
+        Cascade((counted,), **settings).run(subject, ThreatModel.parse("Linf:0.0001"), shard, 24)
         handle.remove()
         return calls
 
