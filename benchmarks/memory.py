@@ -54,9 +54,9 @@ def run(settings: Settings) -> Iterator[Row]:
         count = images // 100 if settings.quick else images
         found = _fresh("start", f"{start}:{classes}:{side}:{count}", settings)
         matrix = (3 * side * side) ** 2 * 4 / _MIB
-        case = f"start {start}: {classes} classes, {side}x{side}, fit {count:,} images, draw {_DRAWN}"
+        case = f"start {start}, {classes} classes, {side}x{side}"
         matrices = classes if start != "gaussian" else 1
-        facts = {"MiB of a covariance matrix": matrix, "of all matrices": matrix * matrices}
+        facts = {"images": count, "drawn": _DRAWN, "MiB of a covariance matrix": matrix}
         yield Row.of(NAME, case, "MiB beyond the data", [found["peak"]], matrix * matrices, **facts)
 
 

@@ -7,6 +7,7 @@ bar is the target, black where it is met and vermilion where it is not.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from methods.training.checkpoint import write
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#CC79A7", "#999999")
 _MISSED = "#D55E00"
 _WIDTH = 11.0
-_ROW, _FRAME = 0.21, 0.85
-"""Inches of a row, and of a panel's title, scale and distance."""
+_ROW, _LINE, _FRAME = 0.21, 0.1, 0.85
+"""Inches of a row, of a further line of its label, and of a panel's title, scale and distance."""
+_LABEL = 42
+"""Characters of a label's line."""
 _WIDE = 30
 """Ratio of the largest to the smallest value beyond which a panel is logarithmic."""
-_TEXT = 0.4
-"""Share of a panel's width that the text beside a bar may take: no target tick is drawn through it."""
+_TEXT = {"wide": 0.25, "narrow": 0.65, "number": 0.2}
+"""Share of a panel's width that the text beside a bar takes: no target tick is drawn through it."""
 
 
 def draw(path: Path, title: str, rows: Sequence[Row]) -> None:
@@ -50,7 +53,7 @@ def draw(path: Path, title: str, rows: Sequence[Row]) -> None:
     parts = figure.subfigures(2, 1, height_ratios=[max(top, 1e-3), max(below, 1e-3)], squeeze=False)[:, 0]
     if speed:
         axis = parts[0].subplots()
-        _panel(axis, speed, colours, "speed-up: baseline / ours")
+        _panel(axis, speed, colours, "speed-up: baseline / ours", _TEXT["wide"])
         axis.axvline(1, color="black", linewidth=0.8, zorder=1)
         names = dict.fromkeys(row.benchmark for row in speed)
         if len(names) > 1:
@@ -63,12 +66,22 @@ def draw(path: Path, title: str, rows: Sequence[Row]) -> None:
             blank = below - sum(heights)
             grid = part.add_gridspec(len(column) + (blank > 0.1), 1, height_ratios=heights + [blank] * (blank > 0.1))
             for place, panel in enumerate(column):
-                _panel(part.add_subplot(grid[place]), panel, colours, f"{panel[0].benchmark}: {panel[0].measure}")
+                _panel(
+                    part.add_subplot(grid[place]),
+                    panel,
+                    colours,
+                    f"{panel[0].benchmark}: {panel[0].measure}",
+                    _TEXT["narrow"],
+                )
     write(path, lambda temporary: figure.savefig(temporary, format="png", metadata={"Software": None}))
 
 
 def _height(panels: Sequence[Sequence[Row]]) -> float:
-    return sum(_FRAME + _ROW * len(panel) for panel in panels)
+    return sum(_FRAME + len(panel) * (_ROW + _LINE * max(_label(row).count("\n") for row in panel)) for panel in panels)
+
+
+def _label(row: Row) -> str:
+    return textwrap.fill(row.case, _LABEL)
 
 
 def _columns(panels: Sequence[list[Row]]) -> list[list[list[Row]]]:
@@ -79,7 +92,10 @@ def _columns(panels: Sequence[list[Row]]) -> list[list[list[Row]]]:
     return columns
 
 
-def _panel(axis: Any, rows: Sequence[Row], colours: Mapping[str, str], title: str) -> None:
+def _panel(axis: Any, rows: Sequence[Row], colours: Mapping[str, str], title: str, room: float) -> None:
+    shared = len({row.target for row in rows}) == 1
+    if shared:
+        title, room = title + _target(rows[0]), _TEXT["number"]
     values = [value for row in rows for value in (row.value, row.low, row.high, row.target) if value is not None]
     logarithmic = min(values) > 0 and max(values) > _WIDE * min(values)
     for place, row in enumerate(rows):
@@ -93,12 +109,18 @@ def _panel(axis: Any, rows: Sequence[Row], colours: Mapping[str, str], title: st
         if row.target is not None:
             tick = "black" if row.met else _MISSED
             axis.plot([row.target, row.target], [place - 0.42, place + 0.42], color=tick, linewidth=2, zorder=5)
-            if reach < row.target and _share(row.target, reach, values, logarithmic) < _TEXT:
+            if reach < row.target and _share(row.target, reach, values, logarithmic) < room:
                 reach = row.target
         axis.annotate(
-            _text(row), (reach, place), (5, 0), textcoords="offset points", va="center", fontsize=7.5, color="#333333"
+            _number(row) + ("" if shared else _target(row)),
+            (reach, place),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7.5,
+            color="#333333",
         )
-    axis.set_yticks(range(len(rows)), [row.case for row in rows], fontsize=7.5)
+    axis.set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize=7.5, linespacing=0.95)
     axis.set_ylim(len(rows) - 0.45, -0.55)
     if logarithmic:
         axis.set_xscale("log")
@@ -122,9 +144,12 @@ def _share(upper: float, lower: float, values: Sequence[float], logarithmic: boo
     return (upper - lower) / (max(0, *values) - min(0, *values))
 
 
-def _text(row: Row) -> str:
-    digits = f"{row.value:.0f}" if abs(row.value) >= 100 else f"{row.value:.3g}"
+def _number(row: Row) -> str:
+    return f"{row.value:.0f}" if abs(row.value) >= 100 else f"{row.value:.3g}"
+
+
+def _target(row: Row) -> str:
     if row.target is None:
-        return digits
+        return ""
     sign = "≥" if row.measure in AT_LEAST else "≤"
-    return f"{digits}  (target {sign} {row.target:g})"
+    return f"  (target {sign} {row.target:g})"
