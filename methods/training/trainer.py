@@ -201,7 +201,10 @@ class _Training:
             self.ema = AveragedModel(self.model, multi_avg_fn=average(config, self.total_steps))
         self.network: nn.Module = self.model
         if config.compile:
-            self.network = Compiled(self.model, (config.batch_size, _density_batch(experiment)))
+            sizes = (config.batch_size, _density_batch(experiment))
+            own = [of.stop - of.start for of in map(ranks.share, sizes)]
+            # Where ranks exchange batch statistics, no graph can hold a pass in train mode.
+            self.network = Compiled(self.model, own, train_mode=ranks.count() == 1)
         self.detector = Detector(experiment.guard)
         self.snapshots: list[str] = []
         self.done = 0
