@@ -32,6 +32,9 @@ app.add_typer(exports, name="export")
 # The base of typer's own usage errors, which lies in click or in typer's private copy of it, as the version has it.
 UsageError = cast(type[typer.BadParameter], typer.BadParameter.__bases__[0])
 
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, which newer versions of typer return and older ones leave to the caller."""
+
 KINDS = ("methods", "recipes", "datasets", "protocols", "metrics", "ablations", "paper", "scales")
 
 ChainStart = Literal["class_gaussian", "uniform", "pca"]
@@ -606,6 +609,7 @@ def main(arguments: list[str] | None = None) -> None:
         typer.echo(f"failed: {error}", err=True)
         raise SystemExit(1) from None
     except (KeyboardInterrupt, typer.Abort):
+        status = INTERRUPTED
+    if status == INTERRUPTED:
         typer.echo("Interrupted; the same command continues.", err=True)
-        raise SystemExit(130) from None
     sys.exit(status if isinstance(status, int) else 0)

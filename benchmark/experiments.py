@@ -198,7 +198,8 @@ class Evaluation:
             WorkFailed: workers died of it.
         """
         todo = self.prepare(subject, dataset, protocol, store)
-        if self.engine.alone or pending(todo) < 2:
+        # A single shard is no reason to start processes; but a cluster may have another device.
+        if self.engine.alone or pending(todo) < (2 if self.engine.here else 1):
             return measure(todo)
         jobs = self.jobs(subject.name, source, dataset, protocol, store)
         ended = list(self.engine.run(jobs, {}, store.root.parent))

@@ -279,7 +279,9 @@ def test_interrupted_and_finished_work_is_not_repeated(
 
     with monkeypatch.context() as patched:
         patched.setattr(grid, "record", interrupted)
-        assert command(*arguments).status == 130
+        ended = command(*arguments)
+        assert ended.status == 130
+        assert ended.err.endswith("Interrupted; the same command continues.\n")
     (first,) = Path("leaderboards/digits/linf-0.15/entries").glob("*.json")
     kept = first.read_bytes()
 

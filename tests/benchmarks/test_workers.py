@@ -1,23 +1,38 @@
-"""One worker against two, on a grid that is as small as it can be."""
+"""One worker against two: what is made of their seconds, and a grid that is as small as it can be."""
+
+from __future__ import annotations
 
 import pytest
 import torch
 
+from benchmark.engines import Engine
 from benchmarks import workers
 from benchmarks.timing import Settings
 
+CPU = torch.device("cpu")
 
-def test_quick_measures_both_engines() -> None:
+
+def test_efficiency_is_the_share_of_both_workers_time(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'trilemma[cluster]'")
-    threads = torch.get_num_threads()
-    rows = list(workers.run(Settings(torch.device("cpu"), quick=True, repeats=1)))
+    asked: list[tuple[str, int, int]] = []
+
+    def seconds(engine: Engine, runs: int, epochs: int) -> float:
+        asked.append((engine.name, engine.workers, runs))
+        return 90.0 / engine.workers + 5.0
+
+    monkeypatch.setattr(workers, "seconds", seconds)
+    rows = list(workers.run(Settings(CPU)))
+    assert asked == [(name, count, workers.RUNS) for name in ("local", "ray") for count in (1, 2)]
     assert [row.case.partition(":")[0] for row in rows] == ["local", "ray"]
     for row in rows:
-        assert (row.measure, row.target) == ("efficiency", None)
-        facts = row.facts
-        assert isinstance(facts["one_worker_seconds"], float)
-        assert isinstance(facts["two_workers_seconds"], float)
-        assert row.value == pytest.approx(facts["one_worker_seconds"] / (2 * facts["two_workers_seconds"]))
+        assert (row.measure, row.target) == ("efficiency", workers.TARGET)
+        assert row.value == pytest.approx(95 / (2 * 50))
+    assert [row.target for row in workers.run(Settings(CPU, quick=True))] == [None, None]
+
+
+def test_grid_is_trained_and_measured_by_two_workers() -> None:
+    threads = torch.get_num_threads()
+    assert workers.seconds(Engine(workers=2), 2, 1) > 0
     assert torch.get_num_threads() == threads
 
 
