@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pyautoattack import AutoAttack
@@ -135,7 +136,7 @@ def _ours(case: _Case, precision: str) -> Tensor:
 def _cases(settings: Settings) -> Iterator[_Case]:
     images = _images(settings)
     title = f"WRN-{'-'.join(map(str, _size(settings)))} on {images.kind}"
-    few = {"iterations": 2, "queries": 10} if settings.quick else {}
+    few: dict[str, Any] = {"iterations": 2, "queries": 10} if settings.quick else {}
     for kind, steps, count, repeats in (("adversarially trained", 2, 16, 1), ("not robust", 0, 100, settings.repeats)):
         subject = _trained(images, settings, steps)
         shard = _shard(subject, images.test, 3 if settings.quick else count)
