@@ -7,6 +7,7 @@ outcome.
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections import Counter
@@ -149,6 +150,7 @@ class Shards:
                 start = time.perf_counter()
                 while (outcome := self._tried(measure, index)) is None:
                     self.room.images = min(self.batch_size, size) // 2
+                    gc.collect()  # what failed may be held by a cycle
                     if self.subject.device.type == "cuda":
                         torch.cuda.empty_cache()
                 outcome[f"{NOTE}seconds"] = np.array([time.perf_counter() - start])
