@@ -24,6 +24,7 @@ from methods.backbones import classifier, resnet, wide_resnet
 from methods.backbones.classifier import TIMM_PREFIX, BackboneConfig, Classifier
 from methods.data.catalogue import slug
 from methods.errors import InputError
+from methods.primitives import splitting
 from methods.primitives.random import derive
 from methods.primitives.threat import ThreatModel
 
@@ -187,7 +188,8 @@ def architecture(claim: Claim, model: Classifier, config: BackboneConfig) -> str
     It consists of the source that made the model here, so that it cannot drift from it.
     """
     mean, std = ([float(value) for value in buffer.flatten()] for buffer in (model.mean, model.std))
-    sources = [_Source(errors, ("InputError",)), _Source(wide_resnet), _Source(classifier, ("Classifier",))]
+    sources = [_Source(errors, ("InputError",)), _Source(splitting), _Source(wide_resnet)]
+    sources.append(_Source(classifier, ("Classifier",)))
     if config.architecture.startswith(TIMM_PREFIX):
         from methods.backbones import timm_adapter
 
