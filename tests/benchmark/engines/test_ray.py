@@ -29,6 +29,8 @@ Left = Callable[[], dict[str, str]]
 def two(writes: Any) -> Iterator[Engine]:
     """An engine with two workers on a cluster of this machine, which knows the jobs of these tests."""
     with pytest.MonkeyPatch.context() as patch:
+        # Ray puts one of its own in its place.
+        patch.setattr(builtins, "print", builtins.print)
         # Ray counts the cores of the machine; its processes are few.
         patch.setenv("OMP_NUM_THREADS", "1")
         # Its processes find what lies below the present folder, or is installed.

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, cast
 
@@ -199,6 +200,8 @@ def quick_start() -> Iterator[None]:
         patch.setattr(distributed, "_START", "forkserver")
         patch.setattr(distributed, "_cores", lambda: 2)
         yield
+    # Other tests preload other modules into a server of their own; there can be one at a time.
+    forkserver._forkserver._stop()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def command(arguments: list[str]) -> int:
