@@ -15,8 +15,9 @@ from types import ModuleType
 from typing import Any
 
 from benchmark.engines import share
-from benchmark.engines.jobs import Died, Done, Job, News, Raised, perform
+from benchmark.engines.jobs import Died, Done, Job, News, Raised, Said, perform
 from methods.errors import InputError
+from methods.training.progress import Report
 
 _PATIENCE = 10.0
 """Seconds in which a cluster must answer."""
@@ -211,8 +212,18 @@ def _task(job: Job, number: int, mailbox: Any, folder: str, nonce: str, threads:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(threads)
+    posted: list[Any] = []
+
+    def tell(news: Report | Said) -> None:
+        posted[:] = [mailbox.post.remote(number, news)]
+
     try:
-        return perform(job, _KEPT, lambda news: mailbox.post.remote(number, news))
+        ended = perform(job, _KEPT, tell)
+        # Mail is delivered in order; after the end of a task the driver looks for none of it.
+        ray = _ray()
+        with suppress(ray.exceptions.RayError):
+            ray.get(posted, timeout=_PATIENCE)
+        return ended
     finally:
         if torch is not None and torch.cuda.is_initialized():
             # The next job on this device may be another process's.
