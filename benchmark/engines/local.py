@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from benchmark.engines.jobs import Died, Finished, Job, News, perform
 from benchmark.engines.schedule import Schedule
 from methods.errors import InputError
+from methods.training.orphans import end_with_parent
 
 
 def alone(jobs: Sequence[Job], kept: dict[Any, Any]) -> Iterator[Finished]:
@@ -90,7 +90,7 @@ class Processes:
 
     def _start(self, number: int) -> None:
         ours, theirs = self._context.Pipe()
-        # No daemon: such a one may not have processes of its own, as a training on several devices does.
+        # No daemon: such a one may not have processes of its own, and what a job runs may be a stranger's code.
         process = self._context.Process(target=_serve, args=(theirs, self._threads), name=f"worker {number}")
         process.start()
         theirs.close()
@@ -108,7 +108,7 @@ class Processes:
 def _serve(jobs: Connection, threads: int) -> None:
     # Ctrl-C reaches every process of a terminal; the one in front ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     # Nothing has loaded torch yet; the first job does, and it reads this then.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     kept: dict[Any, Any] = {}
@@ -118,10 +118,3 @@ def _serve(jobs: Connection, threads: int) -> None:
         except EOFError:
             return
         jobs.send((True, perform(job, kept, lambda news: jobs.send((False, news)))))
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

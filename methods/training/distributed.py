@@ -31,6 +31,7 @@ import torch.distributed as dist
 
 from methods.errors import InputError
 from methods.primitives import ranks
+from methods.training.orphans import end_with_parent
 
 _PATIENCE = timedelta(hours=2)
 """Longest wait of a rank for another, which may be writing files; a rank that ends is noticed at once."""
@@ -197,7 +198,7 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 def _rank(payload: bytes, seat: _Seat, told: tuple[type[Exception], ...], writer: Connection) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(seat.threads)
     try:
         with _process_group(seat) as device, ranks.joined():
@@ -210,13 +211,6 @@ def _rank(payload: bytes, seat: _Seat, told: tuple[type[Exception], ...], writer
         sys.stderr.flush()
         # A process group that has lost a rank may wait for it at the end of the interpreter.
         os._exit(1)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 @contextmanager
