@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmark import evidence
 from benchmark.results import Value
-from benchmark.shards import Shard, percent, standard_error
+from benchmark.shards import Shard, Shards, counted, percent, standard_error
 from benchmark.single_attacks import Precision, adversary, contained, dealt, distances, hasten
 from benchmark.store import Arrays
 from benchmark.subject import Subject
@@ -86,6 +86,11 @@ class Cascade:
             "shard_warnings": np.array(messages, dtype=np.str_),
             **{f"shard_seconds_{name}": np.array([spent]) for name, spent in watch.seconds.items()},
         }
+
+    def over(self, subject: Subject, threat: ThreatModel, data: Shards) -> tuple[Arrays, list[str]]:
+        """Attack all shards; return the outcomes of :meth:`run`, joined, and the warnings of all as flags."""
+        arrays = data.map(lambda shard: self.run(subject, threat, shard, data.batch_size))
+        return arrays, counted(str(message) for message in arrays["shard_warnings"])
 
     def verdicts(self, samples: Arrays) -> dict[str, np.ndarray]:
         """Return the outcome per image [N] behind the final, the clean, and each attack's accuracy."""

@@ -17,7 +17,7 @@ from benchmark.metrics import Column
 from benchmark.protocol import Protocol
 from benchmark.results import Measurement
 from benchmark.schema import Strict
-from benchmark.shards import Shards, counted, percent
+from benchmark.shards import Shards, percent
 from benchmark.store import Arrays
 from benchmark.subject import Subject
 from methods.errors import InputError
@@ -79,9 +79,8 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     """
     check(subject)
     threat = ThreatModel.parse(protocol.threat)
-    arrays = data.map(lambda shard: _CASCADE.run(subject, threat, shard, data.batch_size))
+    arrays, flags = _CASCADE.over(subject, threat, data)
     correct, values = verdicts(arrays), _CASCADE.values(arrays, threat)
-    flags = counted(str(message) for message in arrays["shard_warnings"])
     if (helped := percent(correct["after_fab_t"]) - percent(correct["accuracy"])) > _SQUARE_POINTS:
         flags.append(f"Square lowered the accuracy by {helped:.2f} points below the gradient attacks (masking?)")
     return data.finish(arrays, values, flags)

@@ -18,7 +18,7 @@ from benchmark.metrics import Column
 from benchmark.protocol import Protocol
 from benchmark.results import Measurement
 from benchmark.schema import Strict
-from benchmark.shards import Shards, counted
+from benchmark.shards import Shards
 from benchmark.single_attacks import check as check_classes
 from benchmark.store import Arrays
 from benchmark.subject import Subject
@@ -85,8 +85,6 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     check_classes(subject, config.attacks)
     if WRONG_BOX in config.attacks and threat.norm != "Linf":
         raise InputError(f"{WRONG_BOX} is defined for Linf, not for {threat}.")
-    arrays = data.map(lambda shard: cascade.run(subject, threat, shard, data.batch_size))
-    flags = [f"not AutoAttack standard: {', '.join(config.attacks)}, {config.iterations} iterations"]
-    return data.finish(
-        arrays, cascade.values(arrays, threat), flags + counted(str(message) for message in arrays["shard_warnings"])
-    )
+    arrays, flags = cascade.over(subject, threat, data)
+    standing = f"not AutoAttack standard: {', '.join(config.attacks)}, {config.iterations} iterations"
+    return data.finish(arrays, cascade.values(arrays, threat), [standing, *flags])

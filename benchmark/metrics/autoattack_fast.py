@@ -9,18 +9,15 @@ that only a search in float32 finds: the accuracy can be too high.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from benchmark import evidence
 from benchmark.cascade import Cascade
 from benchmark.metrics import Column
-from benchmark.metrics.autoattack import check
+from benchmark.metrics.autoattack import check, conditions
 from benchmark.protocol import Protocol
 from benchmark.results import Measurement
 from benchmark.schema import Strict
-from benchmark.shards import Shards, counted
+from benchmark.shards import Shards
 from benchmark.store import Arrays
 from benchmark.subject import Subject
 from methods.primitives.threat import ThreatModel
@@ -45,11 +42,6 @@ COLUMNS = {
 }
 
 
-def conditions(data: Shards) -> dict[str, Any]:
-    """Return what the stored outcomes hold besides verdicts."""
-    return {"evidence": evidence.FORMAT}
-
-
 def verdicts(samples: Arrays) -> dict[str, np.ndarray]:
     """Return the outcome per image behind each accuracy."""
     return _CASCADE.verdicts(samples)
@@ -67,6 +59,6 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     """
     check(subject)
     threat = ThreatModel.parse(protocol.threat)
-    arrays = data.map(lambda shard: _CASCADE.run(subject, threat, shard, data.batch_size))
+    arrays, flags = _CASCADE.over(subject, threat, data)
     values = _CASCADE.values(arrays, threat) | {"refuted": int(arrays["refuted"].sum())}
-    return data.finish(arrays, values, [_FLAG, *counted(str(message) for message in arrays["shard_warnings"])])
+    return data.finish(arrays, values, [_FLAG, *flags])
