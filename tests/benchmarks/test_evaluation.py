@@ -10,14 +10,16 @@ import torch
 
 from benchmarks import evaluation
 from benchmarks.timing import Settings
+from methods.data import cifar_jpeg
 
 QUICK = Settings(torch.device("cpu"), quick=True, repeats=1)
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Without the archive of real images, and with one thread for tiny networks."""
+    """Without the archive of real images, wherever it may lie, and with one thread for tiny networks."""
     monkeypatch.delenv("BENCHMARK_DATA", raising=False)
+    monkeypatch.setattr(cifar_jpeg, "__file__", str(tmp_path / "project" / "methods" / "data" / "cifar_jpeg.py"))
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
