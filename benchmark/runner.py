@@ -24,6 +24,7 @@ from benchmark.subject import Subject
 from methods.data import Dataset
 from methods.errors import InputError
 from methods.primitives.modes import frozen
+from methods.training.heap import keep_freed_memory
 from methods.training.progress import progress as shown
 
 
@@ -89,6 +90,7 @@ def prepare(
 ) -> list[Shards]:
     """Return what each metric is to be given, in the order of the runs; arguments and errors as :func:`evaluate`."""
     _check(subject, dataset, protocol, limit, batch_size)
+    keep_freed_memory(subject.device)
     wanted = _order(protocol, metrics)
     for name in wanted:
         if (check := getattr(registry.get(name), "check", None)) is not None:

@@ -56,6 +56,7 @@ from methods.training.compiled import Compiled
 from methods.training.config import Experiment, SelectAttack
 from methods.training.distributed import check_devices, on_devices
 from methods.training.guard import Alarm, Detector, read_log
+from methods.training.heap import keep_freed_memory
 from methods.training.method import Batch, Losses, Method, Task
 from methods.training.optim import Schedule, Updater, average, normalisation, optimizer
 from methods.training.pictures import quality, save_buffer, write_grid
@@ -148,6 +149,7 @@ def train(experiment: Experiment, dataset: Dataset, runs: Path, device: torch.de
 
 
 def _train(experiment: Experiment, dataset: Dataset, folder: Path, device: torch.device) -> None:
+    keep_freed_memory(device)
     _Training(experiment, dataset, folder, device).run()
 
 
