@@ -15,6 +15,7 @@ All pool globally, which at 32x32 is the 8x8 average pool of the papers and lets
 from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,6 +29,15 @@ LEAKY_SLOPE = 0.2
 
 def _normalisation(norm: Norm, channels: int, momentum: float) -> nn.Module:
     return nn.BatchNorm2d(channels, momentum=momentum) if norm == "batch" else nn.Identity()
+
+
+def _leaky(x: Tensor) -> Tensor:
+    """Return LeakyReLU of any tensor."""
+    if torch.compiler.is_compiling():
+        # Inductor keeps a bool for each element of LeakyReLU, and writing those takes a CPU far longer than all else in
+        # the block. The derivative of this needs none; it differs at 0, where LeakyReLU has no derivative.
+        return (1 + LEAKY_SLOPE) / 2 * x + (1 - LEAKY_SLOPE) / 2 * x.abs()
+    return F.leaky_relu(x, LEAKY_SLOPE)
 
 
 class PlainBlock(nn.Module):
@@ -72,8 +82,8 @@ class JEMBlock(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride) if inputs != outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.conv1(F.leaky_relu(self.norm1(x), LEAKY_SLOPE))
-        residual = self.conv2(F.leaky_relu(self.norm2(residual), LEAKY_SLOPE))
+        residual = self.conv1(_leaky(self.norm1(x)))
+        residual = self.conv2(_leaky(self.norm2(residual)))
         return residual + (x if self.shortcut is None else self.shortcut(x))
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.backbones import BackboneConfig, build
+from methods.backbones import BackboneConfig, build, wide_resnet
 from methods.backbones.wide_resnet import JEMBlock, PlainBlock, WideResNet
 
 
@@ -147,3 +147,16 @@ def test_deep_network_without_norm_starts_tame(dialect: Any) -> None:
     network = WideResNet(dialect, 40, 1, 3, 10, "none")
     features = network.features(network.conv(torch.randn(2, 3, 16, 16)))
     assert 1e-3 < features.abs().max().item() < 10
+
+
+def test_leaky_relu_and_its_gradient_are_the_same_when_compiled() -> None:
+    x = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    upstream = torch.randn(1000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    compiled = torch.compile(wide_resnet._leaky, backend="eager", fullgraph=True)
+    found, expected = compiled(x), wide_resnet._leaky(x)
+    assert torch.equal(expected, F.leaky_relu(x, 0.2))
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
+    # Another function was compiled: abs, whose derivative is no bool.
+    assert not torch.equal(found, expected)
+    (slope,), (slope_expected,) = (torch.autograd.grad(value, x, upstream) for value in (found, expected))
+    torch.testing.assert_close(slope, slope_expected, rtol=1e-14, atol=0)
