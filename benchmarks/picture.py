@@ -152,4 +152,4 @@ def _target(row: Row) -> str:
     if row.target is None:
         return ""
     sign = "≥" if row.measure in AT_LEAST else "≤"
-    return f"  (target {sign} {row.target:g})"
+    return f"  (target {sign} {row.target:.3g})"

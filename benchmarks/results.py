@@ -119,7 +119,8 @@ def table(machine: Mapping[str, Any], measured: Mapping[str, Measured]) -> str:
     parts = [
         "# Benchmarks\n",
         f"{described(machine)}. Made by `python -m benchmarks`; every number is the median over repeats, with the",
-        "smallest and the largest in brackets. A speed-up is baseline / ours, both timed in turn in one process.\n",
+        "smallest and the largest in brackets (accuracy: of means, with single seeds in brackets). A speed-up is",
+        "baseline / ours, both timed in turn.\n",
         "![the same as a picture](results.png)",
     ]
     for name, item in measured.items():
@@ -135,7 +136,7 @@ def _line(row: Row) -> str:
     met = {None: "", True: "yes", False: "**no**"}[row.met]
     facts = ", ".join(
         f"{name.replace('_', ' ')} {value if isinstance(value, str) else number(value)}"
-        for name, value in row.facts.items()
+        for name, value in sorted(row.facts.items())
     )
     cells = (row.case, row.measure, spread(row), target, met, facts)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
@@ -155,7 +156,7 @@ def number(value: float) -> str:
 
 def _sentence(found: Mapping[str, Any]) -> str:
     tree = {None: "", True: ", with changes that are not committed", False: ""}[found["dirty"]]
-    versions = ", ".join(f"{name} {text}" for name, text in found["versions"].items())
+    versions = ", ".join(f"{name} {text}" for name, text in sorted(found["versions"].items()))
     label = "**quick: shows that it runs, measures nothing**. " if found["quick"] else ""
     return (
         f"{label}{found['date']}, commit {(found['commit'] or 'unknown')[:10]}{tree}; Python {found['python']}, "
