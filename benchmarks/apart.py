@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks.timing import synchronise
-from methods.training.orphans import end_with_parent
+from methods.training.processes import end_with_parent, ending
 
 
 class Apart:
@@ -56,7 +56,7 @@ class Apart:
             return self._pipe.recv()
         except EOFError:
             self._process.join()
-            raise RuntimeError(f"the other side ended with status {self._process.exitcode}") from None
+            raise RuntimeError(f"the other side {ending(self._process.exitcode or 0)}") from None
 
 
 def _serve(pipe: Connection, threads: int, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

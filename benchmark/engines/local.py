@@ -15,7 +15,7 @@ from typing import Any
 from benchmark.engines.jobs import Died, Finished, Job, News, perform
 from benchmark.engines.schedule import Schedule
 from methods.errors import InputError
-from methods.training.orphans import end_with_parent
+from methods.training.processes import end_with_parent, ending
 
 
 def alone(jobs: Sequence[Job], kept: dict[Any, Any]) -> Iterator[Finished]:
@@ -101,8 +101,7 @@ class Processes:
         process, connection = self._workers.pop(number)
         connection.close()
         process.join()
-        code = process.exitcode or 0
-        return f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+        return ending(process.exitcode or 0)
 
 
 def _serve(jobs: Connection, threads: int) -> None:

@@ -31,7 +31,7 @@ import torch.distributed as dist
 
 from methods.errors import InputError
 from methods.primitives import ranks
-from methods.training.orphans import end_with_parent
+from methods.training.processes import end_with_parent, ending
 
 _PATIENCE = timedelta(hours=2)
 """Longest wait of a rank for another, which may be writing files; a rank that ends is noticed at once."""
@@ -168,20 +168,11 @@ def _tell(title: str, processes: list[BaseProcess], readers: list[Connection]) -
     rank, status, message = min(seen, key=lambda ended: 0 if ended[2] is None else 1 + ended[2].consequence)
     if message is not None and message.error is not None:
         raise message.error
-    how = f"failed: {message.text}" if message is not None else f"ended {_status(status)}"
+    how = f"failed: {message.text}" if message is not None else ending(status)
     raise RankFailed(
         f"{title}: rank {rank} of {len(processes)} {how.rstrip('.')}. The other ranks were ended; the same command "
         "continues from the last checkpoint."
     ) from (None if message is None else RuntimeError(message.trace))
-
-
-def _status(status: int) -> str:
-    if status >= 0:
-        return f"with status {status}"
-    try:
-        return f"by signal {-status} ({signal.Signals(-status).name})"
-    except ValueError:
-        return f"by signal {-status}"
 
 
 @contextmanager

@@ -34,10 +34,10 @@ def test_failure_and_death_stop_no_other_job(
     assert set(finished) == {"0", "1", "3", "4"}
     assert (finished["0"].error, finished["4"].error) == (None, None)
     assert finished["1"].error == "job 1: RuntimeError: it broke"
-    assert finished["3"].error == "job 3: 3 workers died of it: was killed by signal 9"
+    assert finished["3"].error == "job 3: 3 workers died of it: was killed by signal 9 (SIGKILL)"
     assert str(os.getpid()) not in found.values()
     heard = capfd.readouterr().err
-    assert "job 4: its worker was killed by signal 9; it is done again" in heard
+    assert "job 4: its worker was killed by signal 9 (SIGKILL); it is done again" in heard
     assert "job 1: RuntimeError: it broke" in heard
     assert "job 0: hello" in heard
 
@@ -92,7 +92,7 @@ def test_killed_worker_loses_nothing(grid: Any, alone: Path, tmp_path: Path, cap
     with grid.killing(tmp_path, lambda: [child.pid for child in multiprocessing.active_children()]) as killed:
         grid.run(tmp_path, "--workers", "2")
     assert killed
-    assert "its worker was killed by signal 9; it is done again" in capfd.readouterr().err
+    assert "its worker was killed by signal 9 (SIGKILL); it is done again" in capfd.readouterr().err
     assert grid.numbers(tmp_path) == grid.numbers(alone)
 
 

@@ -362,8 +362,8 @@ def test_an_ended_rank_ends_all_and_the_same_command_continues(straight: Path, i
     assert status == 1
     (sentence,) = (line for line in error.splitlines() if line.startswith("failed"))
     assert sentence == (
-        f"failed: ebjdat on npz:{images}, seed 0: rank 1 of 2 ended by signal 9 (SIGKILL). The other ranks were ended; "
-        "the same command continues from the last checkpoint."
+        f"failed: ebjdat on npz:{images}, seed 0: rank 1 of 2 was killed by signal 9 (SIGKILL). The other ranks were "
+        "ended; the same command continues from the last checkpoint."
     )
     assert "Traceback" not in error
     folder = folder_of(tmp_path)
