@@ -112,7 +112,7 @@ def _panel(axis: Any, rows: Sequence[Row], colours: Mapping[str, str], title: st
             if reach < row.target and _share(row.target, reach, values, logarithmic) < room:
                 reach = row.target
         axis.annotate(
-            _number(row) + ("" if shared else _target(row)),
+            _number(row.value) + ("" if shared else _target(row)),
             (reach, place),
             (5, 0),
             textcoords="offset points",
@@ -144,12 +144,12 @@ def _share(upper: float, lower: float, values: Sequence[float], logarithmic: boo
     return (upper - lower) / (max(0, *values) - min(0, *values))
 
 
-def _number(row: Row) -> str:
-    return f"{row.value:.0f}" if abs(row.value) >= 100 else f"{row.value:.3g}"
+def _number(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _target(row: Row) -> str:
     if row.target is None:
         return ""
     sign = "≥" if row.measure in AT_LEAST else "≤"
-    return f"  (target {sign} {row.target:.3g})"
+    return f"  (target {sign} {_number(row.target)})"
