@@ -328,6 +328,8 @@ def stopped(arguments: list[str], runs: Path, step: int, stop: Callable[[int, li
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell without job control starts what it puts in the background, these tests perhaps, deaf to interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         limit = time.monotonic() + PATIENCE
