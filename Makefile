@@ -13,11 +13,12 @@ VENV      := .venv
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test bench lint clean
+.PHONY: help install run test test-slow bench lint clean
 
 help:
 	@echo "make run      install, train and evaluate METHODS=$(METHODS) on DATASET=$(DATASET) with SEEDS=$(SEEDS), print the leaderboard"
-	@echo "make test     install, lint, check types, run the tests"
+	@echo "make test     install, lint, check types, run the tests: five minutes on two cores"
+	@echo "make test-slow  install, run the thorough versions of some tests, which \`make test\` leaves out"
 	@echo "make bench    install, measure speed, overhead and memory here (BENCHMARKS='overhead memory' for some of it)"
 	@echo "make install  create $(VENV) with everything (about 6 GB)"
 	@echo "make lint     lint and check types only"
@@ -44,9 +45,14 @@ lint: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
-# pytest comes last, so that its summary closes the output.
+# pytest comes last, so that its summary closes the output. Tests of one xdist_group share a worker, one after the other.
+PYTEST := $(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadgroup --durations 25
+
 test: lint
-	$(VENV)/bin/python -m pytest
+	$(PYTEST)
+
+test-slow: install
+	$(PYTEST) -m slow
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
