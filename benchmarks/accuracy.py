@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmark.results import Entry, read_entries
+from benchmark.results.entry import Entry, read_entries
 from benchmarks.timing import Row, Settings
 
 NAME = "accuracy"

@@ -19,11 +19,11 @@ import torch
 from pyautoattack import AutoAttack
 from torch import Tensor
 
-from benchmark.cascade import ROBUST, Cascade
-from benchmark.runner import exact
-from benchmark.shards import Shard
-from benchmark.single_attacks import STREAM, contained
-from benchmark.subject import Subject, from_checkpoint
+from benchmark.attacks.autoattack import STREAM, contained
+from benchmark.attacks.cascade import ROBUST, Cascade
+from benchmark.evaluation.runner import exact
+from benchmark.evaluation.shards import Shard
+from benchmark.models.subject import Subject, from_checkpoint
 from benchmarks.apart import Apart
 from benchmarks.timing import Race, Row, Settings
 from methods import data

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark import bundle, protocol
-from benchmark.cascade import ROBUST, Cascade
-from benchmark.results import Entry, read_entries, unpack
-from benchmark.runner import exact
-from benchmark.shards import Shard
-from benchmark.subject import from_checkpoint
+from benchmark.attacks.cascade import ROBUST, Cascade
+from benchmark.evaluation import bundle
+from benchmark.evaluation.runner import exact
+from benchmark.evaluation.shards import Shard
+from benchmark.models.subject import from_checkpoint
+from benchmark.results.entry import Entry, read_entries, unpack
+from benchmark.specs import protocol
 from benchmarks.timing import Row, Settings
 from methods.data import load
 from methods.primitives.threat import ThreatModel

@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 import torch
 
-from benchmark import config
+from benchmark.specs import recipes
 from benchmarks import synthetic
 from benchmarks.stepping import Enough, train
 from benchmarks.timing import Row, Settings
@@ -44,7 +44,7 @@ _DRAWN = 64
 
 
 def run(settings: Settings) -> Iterator[Row]:
-    names = [name for name, path in config.recipes().items() if path.parent == config.CONFIGS and name != "reference"]
+    names = [name for name, path in recipes.recipes().items() if path.parent == recipes.CONFIGS and name != "reference"]
     size = "WRN-10-1" if settings.quick else "WRN-16-4"
     for recipe in ["standard", "ebjdat"] if settings.quick else names:
         found = _fresh("step", recipe, settings)

@@ -20,8 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from benchmark import protocol, runner, subject
-from benchmark.store import Store
+from benchmark.evaluation import runner
+from benchmark.models import subject
+from benchmark.results.store import Store
+from benchmark.specs import protocol
 from benchmarks import synthetic
 from benchmarks.stepping import Enough, train
 from benchmarks.timing import Race, Row, Settings, race, synchronise

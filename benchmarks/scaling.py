@@ -11,9 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmark import protocol, runner, subject
-from benchmark.store import Store
-from benchmark.subject import Subject
+from benchmark.evaluation import runner
+from benchmark.models import subject
+from benchmark.models.subject import Subject
+from benchmark.results.store import Store
+from benchmark.specs import protocol
 from benchmarks import synthetic
 from benchmarks.stepping import Enough, train
 from benchmarks.timing import Row, Settings, synchronise, timed

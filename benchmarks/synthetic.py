@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import torch
 
-from benchmark import config
+from benchmark.specs import recipes
 from methods.backbones.wide_resnet import Dialect
 from methods.data.images import Dataset, ImageSet, channel_statistics
 from methods.training.config import Experiment, experiment
@@ -51,8 +51,8 @@ def training(recipe: str, *changes: dict[str, Any], quick: bool = False, batch_s
     own["train"] |= {"epoch_schedule": False, "momentum_cycle": None, "ema": None, "ema_warmup": None}
     own["train"] |= {"validate_every": 10, "checkpoint_seconds": 1e9, "compile": False, "drop_last": True}
     for change in changes:
-        own = config.merge(own, change)
-    merged = config.settings(recipe, "npz:synthetic.npz", seed=0, changes=own, threat="Linf:8/255")
+        own = recipes.merge(own, change)
+    merged = recipes.settings(recipe, "npz:synthetic.npz", seed=0, changes=own, threat="Linf:8/255")
     if merged["backbone"]["architecture"] not in get_args(Dialect):
         merged["backbone"]["architecture"] = "wrn"
     return experiment(merged)

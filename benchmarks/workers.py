@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmark.engines import Engine
-from benchmark.experiments import Evaluation, Plan
-from benchmark.grid import Run, carry_out
+from benchmark.runs.experiments import Evaluation, Plan
+from benchmark.runs.pipeline import Run, carry_out
 from benchmarks.timing import Row, Settings
 
 NAME = "workers"

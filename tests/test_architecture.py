@@ -20,8 +20,8 @@ REGISTRY = "methods"
 PAPER_RANK = len(LAYERS)
 BENCHMARK_RANK = PAPER_RANK + 1
 MEASURING = "benchmarks"
-MAY_ASK_THE_REGISTRY = {"benchmark.subject", "benchmark.cli", "methods.training", "paper", MEASURING}
-ROBUSTBENCH_FILE = "benchmark.robustbench_io"
+MAY_ASK_THE_REGISTRY = {"benchmark.models.subject", "benchmark.cli", "methods.training", "paper", MEASURING}
+ROBUSTBENCH_FILE = "benchmark.models.zoo"
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "misc"}
 SLOW_PACKAGES = {"torch", "torchvision", "timm", "sklearn", "pandas", "matplotlib"}
 
@@ -140,7 +140,7 @@ def graph() -> grimp.ImportGraph:
         "methods.data.streams",
         "methods.training.trainer",
         "methods.trades",
-        "benchmark.subject",
+        "benchmark.models.subject",
         "benchmark.metrics.clean",
         "benchmarks.timing",
     }
@@ -165,9 +165,9 @@ def test_house_rule(graph: grimp.ImportGraph, violations: Rule) -> None:
         (trainer_violations, "methods.trades", "methods.training.trainer"),
         (metric_violations, "benchmark.metrics.pgd", "methods.trades"),
         (metric_violations, "benchmark.metrics.pgd", "methods"),
-        (registry_violations, "benchmark.runner", "methods"),
-        (robustbench_violations, "benchmark.subject", "robustbench"),
-        (layer_violations, "benchmark.runner", "benchmarks.timing"),
+        (registry_violations, "benchmark.evaluation.runner", "methods"),
+        (robustbench_violations, "benchmark.models.subject", "robustbench"),
+        (layer_violations, "benchmark.evaluation.runner", "benchmarks.timing"),
         (measuring_violations, "methods.training.trainer", "benchmarks.timing"),
     ],
 )

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import bundle
-from benchmark.config import scales
-from benchmark.leaderboard import rebuild
-from benchmark.paper import ALL, APART, scale, targets
-from benchmark.reproduce import FOLDER, Reproduction
-from benchmark.results import Entry, entry_path, picture_path, read_entry
+from benchmark.evaluation import bundle
+from benchmark.leaderboard.tables import rebuild
+from benchmark.results.entry import Entry, entry_path, picture_path, read_entry
+from benchmark.specs.recipes import scales
+from benchmark.studies.reproduce import FOLDER, Reproduction
+from benchmark.studies.targets import ALL, APART, scale, targets
 
 LEADERBOARDS = Path(__file__).parents[1] / "leaderboards"
 ENTRIES = sorted(LEADERBOARDS.glob("*/*/**/entries/*.json"))

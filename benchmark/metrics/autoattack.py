@@ -1,8 +1,8 @@
 """AutoAttack *standard* (Croce & Hein 2020), as published: the `pyautoattack` package, called once per shard.
 
-APGD-CE, targeted APGD-DLR, targeted FAB and Square run in a cascade (:mod:`benchmark.cascade`), each on the images that
-are still correct. Warnings of the package become flags; the one that Square helped is about one shard, where one image
-makes 1 %, and is replaced by the same test over all images.
+APGD-CE, targeted APGD-DLR, targeted FAB and Square run in a cascade (:mod:`benchmark.attacks.cascade`), each on the
+images that are still correct. Warnings of the package become flags; the one that Square helped is about one shard,
+where one image makes 1 %, and is replaced by the same test over all images.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import evidence
-from benchmark.cascade import STANDARD, Cascade
-from benchmark.metrics import Column
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement
-from benchmark.schema import Strict
-from benchmark.shards import Shards, percent
-from benchmark.store import Arrays
-from benchmark.subject import Subject
+from benchmark.attacks.cascade import STANDARD, Cascade
+from benchmark.evaluation import evidence
+from benchmark.evaluation.shards import Shards, percent
+from benchmark.models.subject import Subject
+from benchmark.results.entry import Measurement
+from benchmark.results.store import Arrays
+from benchmark.specs.protocol import Protocol
+from benchmark.specs.registry import Column
+from benchmark.specs.schema import Strict
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
 
@@ -71,7 +71,7 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
 
     Per image: ``broken_by``, -1 where the clean image is misclassified, 0 where it is robust, else the
     position of the first attack that broke it; the size of the perturbation; and the evidence
-    (:mod:`benchmark.evidence`) of each image that an attack broke.
+    (:mod:`benchmark.evaluation.evidence`) of each image that an attack broke.
 
     Raises:
         InputError: fewer than 4 classes, for which the targeted DLR loss is not defined.

@@ -12,16 +12,16 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from benchmark import evidence
-from benchmark.cascade import ROBUST, STANDARD, WRONG_BOX, Cascade
-from benchmark.metrics import Column
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement
-from benchmark.schema import Strict
-from benchmark.shards import Shards
-from benchmark.single_attacks import check as check_classes
-from benchmark.store import Arrays
-from benchmark.subject import Subject
+from benchmark.attacks.autoattack import check as check_classes
+from benchmark.attacks.cascade import ROBUST, STANDARD, WRONG_BOX, Cascade
+from benchmark.evaluation import evidence
+from benchmark.evaluation.shards import Shards
+from benchmark.models.subject import Subject
+from benchmark.results.entry import Measurement
+from benchmark.results.store import Arrays
+from benchmark.specs.protocol import Protocol
+from benchmark.specs.registry import Column
+from benchmark.specs.schema import Strict
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
 
@@ -35,7 +35,7 @@ class Config(Strict):
     """The cascade."""
 
     attacks: Annotated[list[Attack], Field(default=list(STANDARD), min_length=1)]
-    """In order. ``fab_t_wrong_box``: see :class:`benchmark.cascade.WrongBoxFAB`."""
+    """In order. ``fab_t_wrong_box``: see :class:`benchmark.attacks.cascade.WrongBoxFAB`."""
     iterations: Annotated[int, Field(ge=1)] = 100
     """Of APGD and FAB."""
     queries: Annotated[int, Field(ge=1)] = 5000

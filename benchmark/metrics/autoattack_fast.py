@@ -2,24 +2,24 @@
 
 The attacks' own forward and backward passes run under autocast to bfloat16, the last layer excepted, which takes half
 the time and memory where the device has it. Each misclassification they find is put to the float32 network at once:
-where that one still classifies the image correctly, the attack goes on (:mod:`benchmark.sparing`). So every image
-counted as broken is broken, as under :mod:`benchmark.metrics.autoattack`. What can be missed is an adversarial image
-that only a search in float32 finds: the accuracy can be too high.
+where that one still classifies the image correctly, the attack goes on (:mod:`benchmark.attacks.early_stopping`). So
+every image counted as broken is broken, as under :mod:`benchmark.metrics.autoattack`. What can be missed is an
+adversarial image that only a search in float32 finds: the accuracy can be too high.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from benchmark.cascade import Cascade
-from benchmark.metrics import Column
+from benchmark.attacks.cascade import Cascade
+from benchmark.evaluation.shards import Shards
 from benchmark.metrics.autoattack import check, conditions
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement
-from benchmark.schema import Strict
-from benchmark.shards import Shards
-from benchmark.store import Arrays
-from benchmark.subject import Subject
+from benchmark.models.subject import Subject
+from benchmark.results.entry import Measurement
+from benchmark.results.store import Arrays
+from benchmark.specs.protocol import Protocol
+from benchmark.specs.registry import Column
+from benchmark.specs.schema import Strict
 from methods.primitives.threat import ThreatModel
 
 __all__ = ["COLUMNS", "NAME", "VERSION", "Config", "check", "conditions", "measure", "verdicts"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from benchmark.metrics import Column
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement
-from benchmark.schema import Strict
-from benchmark.shards import Shard, Shards, percent, standard_error
-from benchmark.store import Arrays
-from benchmark.subject import Subject
+from benchmark.evaluation.shards import Shard, Shards, percent, standard_error
+from benchmark.models.subject import Subject
+from benchmark.results.entry import Measurement
+from benchmark.results.store import Arrays
+from benchmark.specs.protocol import Protocol
+from benchmark.specs.registry import Column
+from benchmark.specs.schema import Strict
 
 VERSION = 1
 

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmark.metrics import Column, pgd
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement, Value
-from benchmark.schema import Strict
-from benchmark.shards import Shards
-from benchmark.store import NOTE
-from benchmark.subject import Subject
+from benchmark.evaluation.shards import Shards
+from benchmark.metrics import pgd
+from benchmark.models.subject import Subject
+from benchmark.results.entry import Measurement, Value
+from benchmark.results.store import NOTE
+from benchmark.specs.protocol import Protocol
+from benchmark.specs.registry import Column
+from benchmark.specs.schema import Strict
 
 VERSION = 1
 NEEDS = ("pgd20",)

@@ -17,13 +17,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.metrics import Column, pgd
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement, Value
-from benchmark.schema import Strict
-from benchmark.shards import Shard, Shards, in_batches, percent, standard_error
-from benchmark.store import Arrays
-from benchmark.subject import Subject
+from benchmark.evaluation.shards import Shard, Shards, in_batches, percent, standard_error
+from benchmark.metrics import pgd
+from benchmark.models.subject import Subject
+from benchmark.results.entry import Measurement, Value
+from benchmark.results.store import Arrays
+from benchmark.specs.protocol import Protocol
+from benchmark.specs.registry import Column
+from benchmark.specs.schema import Strict
 from methods.primitives.attacks import PGD
 from methods.primitives.losses import cross_entropy
 from methods.primitives.threat import ThreatModel

@@ -1,9 +1,9 @@
 """FID, Inception Score and KID of the images that ``generation`` keeps, by Inception-v3 through torch-fidelity.
 
 One image was generated for each test image, so their number is that of the test images, not the 50,000 of the
-convention; the values' passport (:mod:`benchmark.fidelity`) says so, and everything else that a FID depends on. The
-weights are looked for, and downloaded, as :func:`benchmark.fidelity.inception_weights` says; without them the metric
-fails. Nothing stands in for them: the distance by a network of this project is ``fid_ref``.
+convention; the values' passport (:mod:`benchmark.generation.fidelity`) says so, and everything else that a FID depends
+on. The weights are looked for, and downloaded, as :func:`benchmark.generation.fidelity.inception_weights` says; without
+them the metric fails. Nothing stands in for them: the distance by a network of this project is ``fid_ref``.
 
 ``keep`` is the filter of the released EB-JDAT evaluator (jkcjkc/EB-JDAT, eval_jempp.py, cond_fid): of the images that
 the model itself assigns to a class it keeps that share, those with the highest probability. A filtered number says
@@ -18,16 +18,17 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from benchmark import fidelity
-from benchmark.fidelity import Split
-from benchmark.metrics import Column, generation
+from benchmark.evaluation.shards import Shard, Shards
+from benchmark.generation import fidelity
+from benchmark.generation.fidelity import Split
+from benchmark.metrics import generation
 from benchmark.metrics.generation import Source
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement, Value
-from benchmark.schema import Strict
-from benchmark.shards import Shard, Shards
-from benchmark.store import Arrays
-from benchmark.subject import Subject
+from benchmark.models.subject import Subject
+from benchmark.results.entry import Measurement, Value
+from benchmark.results.store import Arrays
+from benchmark.specs.protocol import Protocol
+from benchmark.specs.registry import Column
+from benchmark.specs.schema import Strict
 from methods.data.images import unit
 
 NAME = "fid"

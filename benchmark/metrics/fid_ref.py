@@ -1,8 +1,8 @@
 """``fid_ref``: the Frechet distance of generated images to real ones, by a small network of this project.
 
 It is computed as FID is, by torch-fidelity, from 64 penultimate features of the data set's reference network
-(:mod:`benchmark.reference`) in the place of Inception's 2,048. It is no FID and compares with none: it is for data on
-which Inception says nothing, such as digits of 8x8 pixels, and for machines that cannot have Inception's weights.
+(:mod:`benchmark.models.reference`) in the place of Inception's 2,048. It is no FID and compares with none: it is for
+data on which Inception says nothing, such as digits of 8x8 pixels, and for machines without Inception's weights.
 
 A value is read between two others: ``fid_ref_real``, of as many test images, is what real images get, and
 ``fid_ref_start``, of the untouched starts, is what the chains began with. Train images are those that the network was
@@ -13,16 +13,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmark import fidelity
-from benchmark import reference as networks
-from benchmark.metrics import Column, generation
+from benchmark.evaluation.shards import Shard, Shards
+from benchmark.generation import fidelity
+from benchmark.metrics import generation
 from benchmark.metrics.generation import Source
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement, Value
-from benchmark.schema import Strict
-from benchmark.shards import Shard, Shards
-from benchmark.store import NOTE, Arrays
-from benchmark.subject import Subject
+from benchmark.models import reference as networks
+from benchmark.models.subject import Subject
+from benchmark.results.entry import Measurement, Value
+from benchmark.results.store import NOTE, Arrays
+from benchmark.specs.protocol import Protocol
+from benchmark.specs.registry import Column
+from benchmark.specs.schema import Strict
 
 NAME = "fid_ref"
 VERSION = 1

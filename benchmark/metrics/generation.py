@@ -6,11 +6,11 @@ so that every checkpoint gets pictures; the marginal energy -logsumexp f(x) is a
 density is a scalar head of its own (M-EBM) descends the energy of that head, whatever the protocol says, and its
 values say so: such an energy knows no class, and the wanted one comes from the start alone.
 
-What is generated is kept, rounded to uint8, and everything is measured on the rounded images. *Agreement* is the
-share of images that a classifier trained apart from the subject (:mod:`benchmark.judge`) assigns to the wanted
-class. It says nothing without its control, the agreement on the untouched starts: the informative start shows the
-class already. ``frechet_thumbnails`` (:func:`methods.training.pictures.quality`) is no FID; the informative start has
-the means and covariances it compares by construction.
+What is generated is kept, rounded to uint8, and everything is measured on the rounded images. *Agreement* is the share
+of images that a classifier trained apart from the subject (:mod:`benchmark.generation.reference_classifier`) assigns to
+the wanted class. It says nothing without its control, the agreement on the untouched starts: the informative start
+shows the class already. ``frechet_thumbnails`` (:func:`methods.training.pictures.quality`) is no FID; the informative
+start has the means and covariances it compares by construction.
 
 BatchNorm: JEM++, SADAJEM and M-EBM sample in train mode, from an informative start, in batches of about 100
 (sndnyang/JEMPP, issue 1), because the running statistics are not those of the samples. The mode is the checkpoint's
@@ -30,15 +30,15 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from benchmark import judge as judges
-from benchmark.judge import Judge
-from benchmark.metrics import Column
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement, Value
-from benchmark.schema import Strict
-from benchmark.shards import Shard, Shards, in_batches, percent
-from benchmark.store import Arrays
-from benchmark.subject import Subject
+from benchmark.evaluation.shards import Shard, Shards, in_batches, percent
+from benchmark.generation import reference_classifier as judges
+from benchmark.generation.reference_classifier import Judge
+from benchmark.models.subject import Subject
+from benchmark.results.entry import Measurement, Value
+from benchmark.results.store import Arrays
+from benchmark.specs.protocol import Protocol
+from benchmark.specs.registry import Column
+from benchmark.specs.schema import Strict
 from methods.backbones import Classifier
 from methods.data import Dataset
 from methods.data.images import unit

@@ -28,13 +28,14 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from benchmark.metrics import Column, generation, pgd
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement, Value
-from benchmark.schema import Strict
-from benchmark.shards import Shard, Shards
-from benchmark.store import NOTE, Arrays
-from benchmark.subject import Subject
+from benchmark.evaluation.shards import Shard, Shards
+from benchmark.metrics import generation, pgd
+from benchmark.models.subject import Subject
+from benchmark.results.entry import Measurement, Value
+from benchmark.results.store import NOTE, Arrays
+from benchmark.specs.protocol import Protocol
+from benchmark.specs.registry import Column
+from benchmark.specs.schema import Strict
 from methods.data.images import unit
 from methods.primitives.energy import joint_energy, marginal_energy
 

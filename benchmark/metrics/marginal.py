@@ -2,7 +2,7 @@
 
 AutoAttack's cascade says what an attack adds to those before it; these *marginal* accuracies say what each can do,
 so that they can be compared: black box with white box, one loss with another. Settings and seeds are AutoAttack's
-(:mod:`benchmark.single_attacks`). The worst case is per image, never an average: an image is robust where no attack
+(:mod:`benchmark.attacks.autoattack`). The worst case is per image, never an average: an image is robust where no attack
 breaks it.
 """
 
@@ -15,20 +15,21 @@ import numpy as np
 import torch
 from pydantic import Field, field_validator
 
-from benchmark import evidence, single_attacks
-from benchmark.metrics import Column
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement, Value
-from benchmark.schema import Strict
-from benchmark.shards import Shard, Shards, counted, percent, standard_error
-from benchmark.store import NOTE, Arrays
-from benchmark.subject import Subject
+from benchmark.attacks import autoattack
+from benchmark.evaluation import evidence
+from benchmark.evaluation.shards import Shard, Shards, counted, percent, standard_error
+from benchmark.models.subject import Subject
+from benchmark.results.entry import Measurement, Value
+from benchmark.results.store import NOTE, Arrays
+from benchmark.specs.protocol import Protocol
+from benchmark.specs.registry import Column
+from benchmark.specs.schema import Strict
 from methods.primitives.threat import ThreatModel
 
 NAME = "marginal"
 VERSION = 1
 _CORRECT = "correct_"
-_TITLES = dict(zip(single_attacks.NAMES, ("APGD-CE", "APGD-DLR", "APGD-T", "FAB-T", "Square"), strict=True))
+_TITLES = dict(zip(autoattack.NAMES, ("APGD-CE", "APGD-DLR", "APGD-T", "FAB-T", "Square"), strict=True))
 
 
 class Config(Strict):
@@ -80,21 +81,21 @@ def check(subject: Subject) -> None:
     Raises:
         InputError: it has fewer.
     """
-    single_attacks.check(subject, single_attacks.NAMES)
+    autoattack.check(subject, autoattack.NAMES)
 
 
 def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     """Measure accuracy in percent under each attack alone, and in the worst case of each image.
 
     Per image: ``correct_<attack>``, false where the clean image is misclassified too; ``correct_clean``; and the
-    evidence (:mod:`benchmark.evidence`) of the first attack that broke it.
+    evidence (:mod:`benchmark.evaluation.evidence`) of the first attack that broke it.
 
     Raises:
         InputError: an attack is not defined for so few classes.
         RuntimeError: what comes back is outside the threat model, or NaN.
     """
     attacks, threat = protocol.config(NAME).attacks, ThreatModel.parse(protocol.threat)
-    single_attacks.check(subject, attacks)
+    autoattack.check(subject, attacks)
 
     def outcome(shard: Shard) -> Arrays:
         x, y = shard.x, shard.y
@@ -104,7 +105,7 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
         robust, kept, heard = clean, x, []
         for name in attacks:
             start = time.perf_counter()
-            x_adv, y_adv, messages = single_attacks.judged(name, subject, threat, shard, data.batch_size)
+            x_adv, y_adv, messages = autoattack.judged(name, subject, threat, shard, data.batch_size)
             correct = y_adv == y
             arrays |= {
                 f"{_CORRECT}{name}": correct.cpu().numpy(),

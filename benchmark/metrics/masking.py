@@ -4,7 +4,7 @@ Measured on the first images alone, because what it looks for concerns most imag
 ``pgd20`` and ``sweep`` are those metrics' own, and shared with them. The court adds PGD from further starts, on
 rescaled logits and, where the model draws noise, on averaged gradients; random perturbations; Square and a transferred
 attack, both on what no white-box attack broke; and the gradient itself. What else can be wrong with a model is asked
-of :mod:`benchmark.probes`. :mod:`benchmark.court` makes checks of the numbers.
+of :mod:`benchmark.models.probes`. :mod:`benchmark.attacks.masking_checks` makes checks of the numbers.
 
 Finite differences are taken over steps of eps/50, where attacks move, and not over infinitesimal ones, within which
 even k-WTA (Xiao et al. 2020) is smooth.
@@ -25,16 +25,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmark import court, probes, reference, single_attacks
-from benchmark.court import Count
-from benchmark.metrics import Column, pgd, sweep
-from benchmark.probes import Domain
-from benchmark.protocol import Protocol
-from benchmark.results import Check, Measurement
-from benchmark.schema import Strict
-from benchmark.shards import Shard, Shards, in_batches
-from benchmark.store import Arrays
-from benchmark.subject import Subject
+from benchmark.attacks import autoattack, masking_checks
+from benchmark.attacks.masking_checks import Count
+from benchmark.evaluation.shards import Shard, Shards, in_batches
+from benchmark.metrics import pgd, sweep
+from benchmark.models import probes, reference
+from benchmark.models.probes import Domain
+from benchmark.models.subject import Subject
+from benchmark.results.entry import Check, Measurement
+from benchmark.results.store import Arrays
+from benchmark.specs.protocol import Protocol
+from benchmark.specs.registry import Column
+from benchmark.specs.schema import Strict
 from methods.errors import InputError
 from methods.primitives.attacks import PGD
 from methods.primitives.losses import cross_entropy
@@ -92,14 +94,14 @@ def conditions(data: Shards) -> dict[str, Any]:
 
 
 def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
-    """Measure the value ``verdict`` (:func:`benchmark.court.verdict`), and its checks; each failed one is a flag.
+    """Measure the value ``verdict`` (:func:`masking_checks.verdict`), and its checks; each failed one is a flag.
 
     Per image, bool: correct when clean and under each attack; whether the gradient vanishes, and whether finite
     differences contradict it.
     """
     few = replace(data, n=min(data.n, protocol.config(NAME).images))
     arrays, checks = hear(subject, few, protocol)
-    return few.finish(arrays, court.summary(checks), court.flags(checks), checks=checks)
+    return few.finish(arrays, masking_checks.summary(checks), masking_checks.flags(checks), checks=checks)
 
 
 def hear(
@@ -130,19 +132,19 @@ def hear(
 
     outcomes = _outcome_checks(arrays, subject, protocol)
     if not _above_chance(arrays, subject):
-        outcomes = [court.at_chance(check) for check in outcomes]
+        outcomes = [masking_checks.at_chance(check) for check in outcomes]
     threat = stated or ThreatModel.parse(protocol.threat)
     return arrays, [
         *outcomes,
-        court.budget(float(arrays["perturbation"].max()) if reached else None, threat.radius),
-        court.gradient(reached),
-        court.zero_gradients(_count(arrays.get("vanishing"))),
-        court.finite_differences(_count(arrays.get("contradicted"))),
-        court.determinism(repeated.measured or 0.0, repeated.bound or 0.0),
-        court.batch_dependence(mixed.measured or 0.0, mixed.bound or 0.0),
-        court.batch_norm_mode(_broken(arrays, "clean", "batch_statistics")),
-        court.state(probes.state(model, x).measured or 0.0),
-        court.probabilities(probes.probabilities(model, x).severity == "problem"),
+        masking_checks.budget(float(arrays["perturbation"].max()) if reached else None, threat.radius),
+        masking_checks.gradient(reached),
+        masking_checks.zero_gradients(_count(arrays.get("vanishing"))),
+        masking_checks.finite_differences(_count(arrays.get("contradicted"))),
+        masking_checks.determinism(repeated.measured or 0.0, repeated.bound or 0.0),
+        masking_checks.batch_dependence(mixed.measured or 0.0, mixed.bound or 0.0),
+        masking_checks.batch_norm_mode(_broken(arrays, "clean", "batch_statistics")),
+        masking_checks.state(probes.state(model, x).measured or 0.0),
+        masking_checks.probabilities(probes.probabilities(model, x).severity == "problem"),
         _domain_check(subject, data),
     ]
 
@@ -158,18 +160,18 @@ def _outcome_checks(arrays: Arrays, subject: Subject, protocol: Protocol) -> lis
     radii, steps = curve("correct_eps"), dict(zip(grid.steps, curve("correct_steps"), strict=False))
     longer = [correct for taken, correct in steps.items() if taken > 20]
     return [
-        court.unbounded(_count(arrays.get("correct_unbounded"))),
-        court.large_radius(radii[-1] if radii else None, grid.eps[-1] * threat.radius / cover),
-        court.monotone(radii),
-        court.one_step(steps.get(20), steps.get(1)),
-        court.iterations(max(longer, key=lambda correct: correct.images, default=None), steps.get(20)),
-        court.eot(_count(arrays.get("eot")), _count(arrays["pgd"])),
-        court.eot_gain(_broken(arrays, "eot", "pgd")),
-        court.restarts(_broken(arrays, "restarts", "pgd")),
-        court.logit_scale(_broken(arrays, "rescaled", "pgd")),
-        court.random_noise(_broken(arrays, "corners", "pgd")),
-        court.square(_broken(arrays, "square", "white_box")),
-        court.transfer(_broken(arrays, "transfer", "white_box")),
+        masking_checks.unbounded(_count(arrays.get("correct_unbounded"))),
+        masking_checks.large_radius(radii[-1] if radii else None, grid.eps[-1] * threat.radius / cover),
+        masking_checks.monotone(radii),
+        masking_checks.one_step(steps.get(20), steps.get(1)),
+        masking_checks.iterations(max(longer, key=lambda correct: correct.images, default=None), steps.get(20)),
+        masking_checks.eot(_count(arrays.get("eot")), _count(arrays["pgd"])),
+        masking_checks.eot_gain(_broken(arrays, "eot", "pgd")),
+        masking_checks.restarts(_broken(arrays, "restarts", "pgd")),
+        masking_checks.logit_scale(_broken(arrays, "rescaled", "pgd")),
+        masking_checks.random_noise(_broken(arrays, "corners", "pgd")),
+        masking_checks.square(_broken(arrays, "square", "white_box")),
+        masking_checks.transfer(_broken(arrays, "transfer", "white_box")),
     ]
 
 
@@ -179,7 +181,7 @@ def _domain_check(subject: Subject, data: Shards) -> Check:
     x, y = data.images.unit(chosen), data.images.labels[chosen]
     given, *others = probes.try_domains(subject.model, x, y, _domains(data), data.batch_size)
     rival = max(others, key=lambda trial: trial.accuracy)
-    return court.input_domain(given.accuracy, rival.accuracy, rival.domain.name, rival.beats(given))
+    return masking_checks.input_domain(given.accuracy, rival.accuracy, rival.domain.name, rival.beats(given))
 
 
 def _domains(data: Shards) -> tuple[Domain, ...]:
@@ -197,7 +199,7 @@ def _rounded(values: Sequence[float]) -> tuple[Fraction, ...]:
 def _above_chance(arrays: Arrays, subject: Subject) -> bool:
     """Tell whether the model is good enough on clean images for attacks to show anything."""
     clean = arrays["clean"]
-    return court.above_chance(Count(int(clean.sum()), len(clean)), subject.num_classes)
+    return masking_checks.above_chance(Count(int(clean.sum()), len(clean)), subject.num_classes)
 
 
 def _count(holds: np.ndarray | None) -> Count | None:
@@ -339,9 +341,7 @@ class _Trial:
         correct, left = correct.clone(), correct.nonzero().squeeze(1)
         if len(left):
             shard = replace(self.shard, x=self.shard.x[left], y=self.shard.y[left])
-            _, seen, _ = single_attacks.judged(
-                "square", self.subject, self.threat, shard, self.batch_size, queries=queries
-            )
+            _, seen, _ = autoattack.judged("square", self.subject, self.threat, shard, self.batch_size, queries=queries)
             correct[left] = seen.to(shard.y) == shard.y
         return correct
 

@@ -16,14 +16,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import evidence
-from benchmark.metrics import Column
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement
-from benchmark.schema import Strict
-from benchmark.shards import Shard, Shards, in_batches, percent, standard_error
-from benchmark.store import Arrays
-from benchmark.subject import Subject
+from benchmark.evaluation import evidence
+from benchmark.evaluation.shards import Shard, Shards, in_batches, percent, standard_error
+from benchmark.models.subject import Subject
+from benchmark.results.entry import Measurement
+from benchmark.results.store import Arrays
+from benchmark.specs.protocol import Protocol
+from benchmark.specs.registry import Column
+from benchmark.specs.schema import Strict
 from methods.primitives.attacks import PGD
 from methods.primitives.energy import joint_energy, marginal_energy
 from methods.primitives.losses import cross_entropy
@@ -62,7 +62,7 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     """Measure accuracy in percent on the attacked images.
 
     Per image: if correct, the size of the perturbation, the energies :func:`attack_shard` keeps, and the evidence
-    (:mod:`benchmark.evidence`) of each wrong verdict.
+    (:mod:`benchmark.evaluation.evidence`) of each wrong verdict.
     """
     config, threat = protocol.config(NAME), ThreatModel.parse(protocol.threat)
     arrays = data.map(attack_shard(subject, data, protocol))

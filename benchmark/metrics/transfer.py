@@ -2,8 +2,8 @@
 
 They need none of the subject's gradients, so that an image they break although PGD on the subject itself fails says
 that its gradients mislead. The surrogate is the one that was given, else the reference network of the data set
-(:mod:`benchmark.reference`). An image that is wrong when clean is not attacked and counts as wrong. The worst case is
-per image, never an average.
+(:mod:`benchmark.models.reference`). An image that is wrong when clean is not attacked and counts as wrong. The worst
+case is per image, never an average.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from benchmark import evidence, reference
-from benchmark.metrics import Column
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement, Value
-from benchmark.schema import Strict
-from benchmark.shards import Shard, Shards, in_batches, percent, standard_error
-from benchmark.store import Arrays
-from benchmark.subject import Subject
+from benchmark.evaluation import evidence
+from benchmark.evaluation.shards import Shard, Shards, in_batches, percent, standard_error
+from benchmark.models import reference
+from benchmark.models.subject import Subject
+from benchmark.results.entry import Measurement, Value
+from benchmark.results.store import Arrays
+from benchmark.specs.protocol import Protocol
+from benchmark.specs.registry import Column
+from benchmark.specs.schema import Strict
 from methods.errors import InputError
 from methods.primitives.attacks import PGD
 from methods.primitives.losses import cross_entropy
@@ -88,8 +89,8 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     """Measure accuracy in percent under each attack, and in the worst case of each image.
 
     Beside it, ``surrogate_<attack>_accuracy`` is the surrogate's own. Per image: ``correct_<attack>``,
-    ``surrogate_correct_<attack>``, both with ``clean``, and the evidence (:mod:`benchmark.evidence`) of the first
-    attack that broke it.
+    ``surrogate_correct_<attack>``, both with ``clean``, and the evidence (:mod:`benchmark.evaluation.evidence`) of the
+    first attack that broke it.
 
     Raises:
         InputError: there is no surrogate, or it takes other images or knows other classes.

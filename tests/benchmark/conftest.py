@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.cli import main
-from benchmark.protocol import Protocol
-from benchmark.results import Entry
-from benchmark.store import Store
-from benchmark.subject import Subject, weights_digest
+from benchmark.models.subject import Subject, weights_digest
+from benchmark.results.entry import Entry
+from benchmark.results.store import Store
+from benchmark.specs.protocol import Protocol
 from methods.data import Dataset, ImageSet
 
 CPU = torch.device("cpu")

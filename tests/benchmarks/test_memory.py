@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmark import config
+from benchmark.specs import recipes
 from benchmarks import memory, synthetic
 from benchmarks.timing import Settings
 from methods.errors import InputError
@@ -29,7 +29,7 @@ def test_a_step_is_measured_in_a_fresh_process() -> None:
     assert found["precision"] == "float32"
 
 
-@pytest.mark.parametrize("recipe", [name for name, path in config.recipes().items() if path.parent == config.CONFIGS])
+@pytest.mark.parametrize("recipe", [name for name, path in recipes.recipes().items() if path.parent == recipes.CONFIGS])
 def test_every_recipe_fits_the_synthetic_images(recipe: str) -> None:
     experiment = memory.experiment_of(recipe, quick=True)
     mixed = experiment.data.generated.file is not None

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from benchmark.cli import main
-from benchmark.results import read_entry
+from benchmark.results.entry import read_entry
 
 MODULE = '''
 import os

@@ -12,13 +12,13 @@ import torch
 from pyautoattack import AutoAttack, checks
 from torch import Tensor, nn
 
-from benchmark import evidence
-from benchmark.cascade import STANDARD
+from benchmark.attacks.cascade import STANDARD
+from benchmark.evaluation import evidence
+from benchmark.evaluation.runner import evaluate
 from benchmark.metrics import autoattack
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement
-from benchmark.runner import evaluate
-from benchmark.store import Arrays, Store
+from benchmark.results.entry import Measurement
+from benchmark.results.store import Arrays, Store
+from benchmark.specs.protocol import Protocol
 from methods.errors import InputError
 from methods.primitives.random import derive
 from methods.primitives.threat import ThreatModel

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.cascade import WRONG_BOX
+from benchmark.attacks.cascade import WRONG_BOX
+from benchmark.evaluation.runner import evaluate
 from benchmark.metrics import autoattack_custom
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement
-from benchmark.runner import evaluate
-from benchmark.store import Arrays, Store
+from benchmark.results.entry import Measurement
+from benchmark.results.store import Arrays, Store
+from benchmark.specs.protocol import Protocol
 from methods.errors import InputError
 
 Protocols = Callable[..., Protocol]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark.cascade import Cascade
+from benchmark.attacks.cascade import Cascade
+from benchmark.evaluation.runner import evaluate
 from benchmark.metrics import autoattack_fast
-from benchmark.protocol import Protocol, default, load
-from benchmark.results import Measurement
-from benchmark.runner import evaluate
-from benchmark.store import Arrays, Store
+from benchmark.results.entry import Measurement
+from benchmark.results.store import Arrays, Store
+from benchmark.specs.protocol import Protocol, default, load
 from methods.errors import InputError
 
 Protocols = Callable[..., Protocol]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmark.runner import evaluate
-from benchmark.store import Store
+from benchmark.evaluation.runner import evaluate
+from benchmark.results.store import Store
 
 
 @pytest.mark.parametrize("wrong", [0, 5, 24])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.protocol import Protocol
-from benchmark.runner import evaluate
-from benchmark.store import Arrays, Store
+from benchmark.evaluation.runner import evaluate
+from benchmark.results.store import Arrays, Store
+from benchmark.specs.protocol import Protocol
 
 Protocols = Callable[..., Protocol]
 

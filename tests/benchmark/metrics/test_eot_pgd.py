@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmark.evaluation.runner import evaluate
 from benchmark.metrics import eot_pgd
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement
-from benchmark.runner import evaluate
-from benchmark.store import Arrays, Store
+from benchmark.results.entry import Measurement
+from benchmark.results.store import Arrays, Store
+from benchmark.specs.protocol import Protocol
 
 Protocols = Callable[..., Protocol]
 

@@ -17,13 +17,13 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import isc_features_to_metric
 
-from benchmark import fidelity
+from benchmark.evaluation.runner import evaluate
+from benchmark.evaluation.shards import Shards
+from benchmark.generation import fidelity
 from benchmark.metrics import fid, generation
-from benchmark.protocol import Protocol, load
-from benchmark.results import Measurement
-from benchmark.runner import evaluate
-from benchmark.shards import Shards
-from benchmark.store import Store, key
+from benchmark.results.entry import Measurement
+from benchmark.results.store import Store, key
+from benchmark.specs.protocol import Protocol, load
 from methods.data import ImageSet
 from methods.errors import InputError
 from methods.training.pictures import save_buffer

@@ -12,14 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmark import fidelity, reference, runner
+from benchmark.evaluation import runner
+from benchmark.evaluation.parts import Part
+from benchmark.evaluation.runner import evaluate
+from benchmark.evaluation.shards import Shards
+from benchmark.generation import fidelity
 from benchmark.metrics import fid_ref, generation
-from benchmark.parts import Part
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement
-from benchmark.runner import evaluate
-from benchmark.shards import Shards
-from benchmark.store import Store, key
+from benchmark.models import reference
+from benchmark.results.entry import Measurement
+from benchmark.results.store import Store, key
+from benchmark.specs.protocol import Protocol
 from methods.data import Dataset, load
 from methods.training.pictures import thumbnails
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark import judge as judges
-from benchmark.judge import Judge
+from benchmark.evaluation.runner import evaluate
+from benchmark.evaluation.shards import Shards
+from benchmark.generation import reference_classifier as judges
+from benchmark.generation.reference_classifier import Judge
 from benchmark.metrics import generation
-from benchmark.protocol import Protocol, load
-from benchmark.results import Measurement
-from benchmark.runner import evaluate
-from benchmark.shards import Shards
-from benchmark.store import Arrays, Store, key
-from benchmark.subject import Subject
+from benchmark.models.subject import Subject
+from benchmark.results.entry import Measurement
+from benchmark.results.store import Arrays, Store, key
+from benchmark.specs.protocol import Protocol, load
 from methods.data import Dataset, ImageSet
 from methods.errors import InputError
 from methods.primitives.energy import joint_energy, marginal_energy

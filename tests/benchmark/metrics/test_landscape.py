@@ -13,15 +13,15 @@ import torch
 from scipy.stats import ks_2samp, mannwhitneyu
 from torch import Tensor, nn
 
+from benchmark.evaluation.parts import Part
+from benchmark.evaluation.runner import evaluate, measure_part, prepare
+from benchmark.evaluation.shards import Shards
 from benchmark.metrics import landscape
 from benchmark.metrics.landscape import auroc, common_edges, equal_overlap, kolmogorov_smirnov, overlap, shares
-from benchmark.parts import Part
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement
-from benchmark.runner import evaluate, measure_part, prepare
-from benchmark.shards import Shards
-from benchmark.store import Arrays, Store, key
-from benchmark.subject import Subject
+from benchmark.models.subject import Subject
+from benchmark.results.entry import Measurement
+from benchmark.results.store import Arrays, Store, key
+from benchmark.specs.protocol import Protocol
 from methods.training.pictures import save_buffer
 
 Protocols = Callable[..., Protocol]

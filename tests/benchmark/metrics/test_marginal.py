@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark import evidence, single_attacks
+from benchmark.attacks import autoattack
+from benchmark.evaluation import evidence
+from benchmark.evaluation.runner import evaluate
+from benchmark.evaluation.shards import Shard
 from benchmark.metrics import marginal
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement, unpack
-from benchmark.runner import evaluate
-from benchmark.shards import Shard
-from benchmark.store import Arrays, Store
+from benchmark.results.entry import Measurement, unpack
+from benchmark.results.store import Arrays, Store
+from benchmark.specs.protocol import Protocol
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
 
@@ -56,7 +57,7 @@ def test_verdicts_are_those_of_each_attack_and_of_the_closed_form(toy: Any, prot
             part = slice(10 * index, 10 * index + 10)
             shard = Shard(index, x[part], y[part], root=0)
             with torch.random.fork_rng():
-                x_adv, _ = single_attacks.attack(name, made.subject(), threat, shard, 10)
+                x_adv, _ = autoattack.attack(name, made.subject(), threat, shard, 10)
             assert samples[f"correct_{name}"][part].tolist() == (made.model()(x_adv).argmax(1) == y[part]).tolist()
         # A linear classifier is broken within the radius of its margin, and never beyond.
         assert not (robust.numpy() & ~samples[f"correct_{name}"]).any()

@@ -12,13 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark import court, planted, runner
+from benchmark.attacks import masking_checks
+from benchmark.evaluation import runner
+from benchmark.evaluation.parts import Part
 from benchmark.metrics import masking
-from benchmark.parts import Part
-from benchmark.protocol import Protocol
-from benchmark.results import Check, Measurement
-from benchmark.store import Store
-from benchmark.subject import Subject
+from benchmark.models.subject import Subject
+from benchmark.results.entry import Check, Measurement
+from benchmark.results.store import Store
+from benchmark.specs.protocol import Protocol
+from benchmark.studies import planted_failures
 
 SWEEP = {"eps": [0, 0.5, 1, 2, 20], "steps": [1, 5, 20, 40]}
 COURT = {"images": 24, "restarts": 2, "corners": 10, "queries": 100, "draws": 4}
@@ -109,7 +111,7 @@ def test_outcomes_of_other_metrics_are_shared(toy: Any, protocol: Callable[..., 
 def test_first_images_alone_are_measured(measured: Callable[..., Measurement]) -> None:
     found = measured(images=10, shard=4)
     assert found.n == 10
-    assert named(found)["unbounded"].bound == 100 * court.most(10, court.SURVIVING) / 10
+    assert named(found)["unbounded"].bound == 100 * masking_checks.most(10, masking_checks.SURVIVING) / 10
 
 
 def test_batch_size_changes_no_outcome(toy: Any, protocol: Callable[..., Protocol], tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ class Cut(nn.Module):
         return self.network(torch.from_numpy(x.numpy().copy()))
 
 
-@pytest.mark.parametrize("cut", [planted.DetachedInput, Cut])
+@pytest.mark.parametrize("cut", [planted_failures.DetachedInput, Cut])
 def test_model_without_a_gradient_is_suspect_and_no_attack_is_made_up(
     toy: Any, measured: Callable[..., Measurement], cut: type[nn.Module]
 ) -> None:
@@ -182,13 +184,13 @@ def test_model_without_a_gradient_is_suspect_and_no_attack_is_made_up(
         "budget",
     ):
         assert checks[name].passed is None
-        assert court.NO_GRADIENT in checks[name].meaning
+        assert masking_checks.NO_GRADIENT in checks[name].meaning
     assert str(found.values["verdict"]).startswith("suspect: ")
     assert len(found.flags) == found.values["failed"] == len(failed(found))
 
 
 def test_noise_brings_averaged_gradients_before_the_court(toy: Any, measured: Callable[..., Measurement]) -> None:
-    found = measured(planted.InputNoise(toy().model()))
+    found = measured(planted_failures.InputNoise(toy().model()))
     checks = named(found)
     assert "determinism" in failed(found)
     assert checks["EOT"].passed is not None
@@ -198,7 +200,7 @@ def test_noise_brings_averaged_gradients_before_the_court(toy: Any, measured: Ca
 
 def test_draws_are_those_of_the_seeded_stream(toy: Any, protocol: Callable[..., Protocol], tmp_path: Path) -> None:
     made = toy()
-    subject = made.subject(planted.InputNoise(made.model()))
+    subject = made.subject(planted_failures.InputNoise(made.model()))
     samples = []
     for name in ("first", "second"):
         store = Store(tmp_path / name)
@@ -222,7 +224,7 @@ def test_model_at_chance_gets_no_verdict(toy: Any, measured: Callable[..., Measu
     found = measured(Constant().eval())
     checks = named(found)
     assert checks["unbounded"].passed is None
-    assert checks["unbounded"].meaning == court.AT_CHANCE
+    assert checks["unbounded"].meaning == masking_checks.AT_CHANCE
     assert checks["zero gradients"].passed
     assert found.values["verdict"] is None
 

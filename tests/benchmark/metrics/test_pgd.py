@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement
-from benchmark.runner import evaluate
-from benchmark.store import Arrays, Store
+from benchmark.evaluation.runner import evaluate
+from benchmark.results.entry import Measurement
+from benchmark.results.store import Arrays, Store
+from benchmark.specs.protocol import Protocol
 
 Protocols = Callable[..., Protocol]
 

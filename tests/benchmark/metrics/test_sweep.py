@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from benchmark.evaluation.runner import evaluate
 from benchmark.metrics import sweep
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement, unpack
-from benchmark.runner import evaluate
-from benchmark.store import Arrays, Store
+from benchmark.results.entry import Measurement, unpack
+from benchmark.results.store import Arrays, Store
+from benchmark.specs.protocol import Protocol
 from methods.errors import InputError
 
 Protocols = Callable[..., Protocol]

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark import evidence, reference
+from benchmark.evaluation import evidence
+from benchmark.evaluation.runner import evaluate, prepare
 from benchmark.metrics import transfer
-from benchmark.protocol import Protocol
-from benchmark.results import Measurement
-from benchmark.runner import evaluate, prepare
-from benchmark.store import Arrays, Store, key
-from benchmark.subject import Subject
+from benchmark.models import reference
+from benchmark.models.subject import Subject
+from benchmark.results.entry import Measurement
+from benchmark.results.store import Arrays, Store, key
+from benchmark.specs.protocol import Protocol
 from methods.data import load
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark import config as recipes
+from benchmark.specs import recipes
 from methods.data import NAMES, Dataset, ImageSet
 from methods.errors import InputError
 from methods.primitives.attacks import PGD

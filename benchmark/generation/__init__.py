@@ -1,0 +1,1 @@
+"""Sampling a model's density, and scoring the images that come out."""

@@ -1,0 +1,305 @@
+"""What stands in the cells of a table: metrics and records, over the seeds of one experiment."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from tabulate import tabulate
+
+from benchmark.results import significance
+from benchmark.results.entry import PICTURES, Entry, Value, picture_path, unpack
+from benchmark.results.reported import Number, differences, quoted
+from benchmark.specs import registry
+from benchmark.specs.registry import Column
+from methods.errors import InputError
+from methods.training.checkpoint import write_text
+
+ABSENT, FAILED = "-", "failed"
+SUSPECT = "suspect: "
+"""Beginning of what the metric masking says where it does not say "clear"; the names of its failed checks follow."""
+
+MEANINGS = {
+    "seeds": "training runs behind the row; with several, cells are mean ± standard deviation (n - 1)",
+    "partial": "images measured, where not the whole test split",
+    "restarts": "how often a collapsed training was put back to an earlier state, over all seeds",
+    "collapsed_at": "epoch of every collapse, by seed, whether the training went on or stopped there",
+    "budget": "how the training is scaled down from its paper's",
+    "selection": "checkpoint: best on the validation split, or last",
+    "flags": "number of doubts that each metric recorded; the entry has them verbatim",
+}
+
+
+def by_protocol(entries: dict[Path, Entry], stem: str) -> dict[str, dict[Path, Entry]]:
+    """Return the entries that may share a table under its file's name: ``<stem>.csv`` for the newest standard
+    protocol, which comes first, and ``<stem>-<id>-<hash>.csv`` for every other one.
+    """
+    groups: dict[tuple[str, str], dict[Path, Entry]] = defaultdict(dict)
+    for path, entry in entries.items():
+        groups[entry.protocol.id, entry.protocol.hash][path] = entry
+    files: dict[str, dict[Path, Entry]] = {}
+    for (identifier, digest), group in sorted(groups.items(), key=_standing, reverse=True):
+        main = not files and next(iter(group.values())).protocol.role == "standard"
+        files[f"{stem}.csv" if main else f"{stem}-{identifier}-{digest[:8]}.csv"] = group
+    return files
+
+
+def _standing(
+    item: tuple[tuple[str, str], dict[Path, Entry]],
+) -> tuple[bool, list[tuple[int, str]], int, str]:
+    (identifier, digest), group = item
+    standard = next(iter(group.values())).protocol.role == "standard"
+    return standard, _natural(identifier), len(group), digest
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Return a sorting key that puts v10 after v9."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]
+
+
+def experiments(group: dict[Path, Entry]) -> list[list[Entry]]:
+    """Return the entries of each experiment, by seed.
+
+    Raises:
+        InputError: two entries are the same run; the sentence names both.
+    """
+    found: dict[tuple[str, ...], dict[Path, Entry]] = defaultdict(dict)
+    for path, entry in group.items():
+        found[identity(entry)][path] = entry
+    for seeds in found.values():
+        _refuse_doubles(seeds)
+    return [
+        sorted(seeds.values(), key=lambda entry: (entry.seed is not None, entry.seed or 0)) for seeds in found.values()
+    ]
+
+
+def identity(entry: Entry) -> tuple[str, ...]:
+    """Return what the seeds of one row share."""
+    external = entry.subject.weights_digest if entry.subject.kind == "external" else ""
+    which = entry.subject.which or ""
+    return entry.recipe, entry.config_digest or "", which, f"{entry.data.n}/{entry.data.of}", external
+
+
+def _refuse_doubles(seeds: dict[Path, Entry]) -> None:
+    first: dict[int | None, Path] = {}
+    for path, entry in seeds.items():
+        if entry.seed in first:
+            raise InputError(f"The entries {first[entry.seed]} and {path} are the same run twice; remove one.")
+        first[entry.seed] = path
+
+
+def described(runs: Sequence[Entry]) -> dict[str, str]:
+    """Return the cells that say what was trained and how it was measured."""
+    first = runs[0]
+    return {
+        "dataset": first.dataset,
+        "threat": first.threat,
+        "seeds": str(len(runs)) if first.seed is not None else ABSENT,
+        "restarts": restarts(runs),
+        "collapsed_at": collapsed_at(runs),
+        "protocol": first.protocol.id,
+        "architecture": first.subject.architecture,
+        "n": str(first.data.n),
+        "partial": f"{first.data.n} of {first.data.of}" if first.partial else ABSENT,
+        "config_digest": first.config_digest[:8] if first.config_digest else ABSENT,
+        "budget": str(first.training.get("budget") or ABSENT),
+        "selection": first.subject.which or ABSENT,
+        "flags": _flags(runs),
+    }
+
+
+def _flags(runs: Sequence[Entry]) -> str:
+    counts = Counter({"subject": sum(len(run.subject.flags) for run in runs)})
+    for run in runs:
+        counts.update({metric: len(found.flags) for metric, found in sorted(run.measurements.items())})
+    return ", ".join(f"{metric}: {count}" for metric, count in counts.items() if count) or ABSENT
+
+
+def restarts(runs: Sequence[Entry]) -> str:
+    """Return how often trainings were put back, such as ``2 (1 of 3 seeds)``; ABSENT where no record says so."""
+    counts = [run.training.get("restarts") for run in runs]
+    known = [count for count in counts if count is not None]
+    if len(known) < len(runs):
+        return ABSENT
+    affected = sum(count > 0 for count in known)
+    return f"{sum(known)} ({affected} of {len(runs)} seeds)" if affected and len(runs) > 1 else str(sum(known))
+
+
+def collapsed_at(runs: Sequence[Entry]) -> str:
+    """Return the epochs of all collapses by seed, such as ``s1: 3.2, 7.9; s2: 4.0``; ABSENT where there was none."""
+    by_seed = {run.seed: _collapses(run) for run in runs}
+    return "; ".join(f"s{seed}: {', '.join(epochs)}" for seed, epochs in by_seed.items() if epochs) or ABSENT
+
+
+def _collapses(run: Entry) -> list[str]:
+    events = list(run.training.get("interventions") or [])
+    last = run.training.get("collapse")
+    return [f"{event['epoch']:.1f}" for event in [*events, *([last] if last else [])]]
+
+
+@cache
+def metric_columns() -> dict[str, tuple[str, Column]]:
+    """Return the columns that the metrics fill: name -> (metric, column)."""
+    return {
+        name: (metric, column) for metric in registry.names() for name, column in registry.get(metric).COLUMNS.items()
+    }
+
+
+def values(runs: Iterable[Entry], column: str) -> list[Value]:
+    """Return the column's value of each run that has it; FAILED where its metric failed."""
+    metric, place = metric_columns()[column]
+    found: list[Value] = []
+    for run in runs:
+        measurement = run.measurements.get(metric)
+        if measurement is not None:
+            found.append(FAILED if measurement.status == "failed" else measurement.values.get(place.value))
+    return found
+
+
+def numbers(runs: Iterable[Entry], column: str) -> list[float]:
+    """Return the numbers among the column's values."""
+    if column not in metric_columns():
+        return []
+    return [value for value in values(runs, column) if isinstance(value, int | float)]
+
+
+def measured(runs: Sequence[Entry], column: str) -> str:
+    """Return the cell of a column that a metric fills; ABSENT where no metric fills it."""
+    if column not in metric_columns():
+        return ABSENT
+    found = values(runs, column)
+    failed = found.count(FAILED)
+    kept = numbers(runs, column)
+    words = [value for value in found if isinstance(value, str) and value != FAILED]
+    if not kept and not words:
+        return FAILED if failed else ABSENT
+    text = mean(kept, metric_columns()[column][1].digits) if kept else _said(words)
+    if (known := len(kept or words)) < len(runs):
+        text += f" ({known} of {len(runs)}{f', {failed} failed' if failed else ''})"
+    return text
+
+
+def _said(words: Sequence[str]) -> str:
+    """Return what the seeds' words come to; of suspicions, how many seeds have some, and which."""
+    suspected = [word.removeprefix(SUSPECT) for word in words if word.startswith(SUSPECT)]
+    if not suspected or len(words) == 1:
+        return ", ".join(dict.fromkeys(words))
+    names = dict.fromkeys(name for text in suspected for name in text.split(", "))
+    return f"suspect ({len(suspected)} of {len(words)} seeds): {', '.join(names)}"
+
+
+def quote(runs: Sequence[Entry], metric: str) -> str:
+    """Return the cell with the number that is quoted of a metric; ABSENT where none is."""
+    number = quoted(runs[0].recipe, runs[0].dataset, metric)
+    return f"{number.value:.2f}" if number else ABSENT
+
+
+def difference(runs: Sequence[Entry], number: Number | None) -> str:
+    """Return the mean over seeds minus a quoted number, and in brackets what sets the two apart.
+
+    ABSENT where nothing is quoted or measured. The settings of a row's seeds are the same, and so are the flags.
+    """
+    found = numbers(runs, number.metric) if number else []
+    if number is None or not found:
+        return ABSENT
+    return flagged(statistics.fmean(found) - number.value, differences(number, runs[0]))
+
+
+def flagged(difference: float, flags: Sequence[str], digits: int = 2) -> str:
+    """Return the text of a difference, which never stands without what sets its two numbers apart."""
+    return f"{difference:+.{digits}f}" + (f" ({', '.join(flags)})" if flags else "")
+
+
+def verdicts(runs: Iterable[Entry], column: str) -> np.ndarray | None:
+    """Return the outcomes per image behind an accuracy, bool [seeds, n]; None where a seed that has it lacks them.
+
+    Raises:
+        InputError: those of an entry are damaged.
+    """
+    if column not in metric_columns():
+        return None
+    metric, place = metric_columns()[column]
+    found: list[np.ndarray] = []
+    for run in runs:
+        measurement = run.measurements.get(metric)
+        if measurement is None or not isinstance(measurement.values.get(place.value), int | float):
+            continue
+        if place.value not in measurement.verdicts:
+            return None
+        try:
+            found.append(unpack(measurement.verdicts[place.value], measurement.n))
+        except InputError as error:
+            raise InputError(f"{column} of {run.recipe}, seed {run.seed}: {error}") from error
+    return np.stack(found) if found and len({len(one) for one in found}) == 1 else None
+
+
+def interval(runs: Sequence[Entry], column: str) -> str:
+    """Return the cell with an accuracy's 95 % interval; ABSENT where there are no outcomes per image."""
+    found = verdicts(runs, column)
+    if found is None:
+        return ABSENT
+    low, high = significance.interval(found)
+    return span(f"{low:.2f}", f"{high:.2f}")
+
+
+def span(low: str, high: str) -> str:
+    """Return ``low–high``, or one of them where they are the same."""
+    return low if low == high else f"{low}–{high}"
+
+
+def mean(found: Sequence[float], digits: int) -> str:
+    """Return the mean, with the standard deviation (n - 1) where there are several numbers."""
+    text = f"{statistics.fmean(found):.{digits}f}"
+    return f"{text} ± {statistics.stdev(found):.{digits}f}" if len(found) > 1 else text
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as GitHub's Markdown."""
+    headers, *escaped = [[cell.replace("|", "\\|") for cell in row] for row in (columns, *rows)]
+    return tabulate(escaped, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def latex(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table for LaTeX's booktabs."""
+    text = tabulate(rows, headers=columns, tablefmt="latex_booktabs", disable_numparse=True)
+    return text.replace("±", r"$\pm$").replace("–", "--")
+
+
+def card(group: dict[Path, Entry], file: str) -> str:
+    """Return the line over a table: under which protocol, and on how many images."""
+    protocol = next(iter(group.values())).protocol
+    images = " or ".join(str(n) for n in sorted({entry.data.n for entry in group.values()}, reverse=True))
+    return f"{protocol.role} protocol, hash `{protocol.hash}`, n = {images} images, as [{file}]({file})"
+
+
+def legend(meanings: dict[str, str]) -> str:
+    """Return the section that says what the columns mean."""
+    lines = [f"- `{name}`: {meaning}" for name, meaning in meanings.items()]
+    return "\n".join(["## Columns", "", f'"{ABSENT}": not measured or not applicable.', "", *lines]) + "\n"
+
+
+def replace_files(folder: Path, files: dict[str, str], replaced: Sequence[str]) -> list[Path]:
+    """Write files by name, and delete those that match a pattern and are not among them; return what was written."""
+    for name, text in sorted(files.items()):
+        write_text(folder / name, text)
+    for stale in {path for pattern in replaced for path in folder.glob(pattern)}:
+        if stale.name not in files:
+            stale.unlink()
+    return [folder / name for name in sorted(files)]
+
+
+def drop_pictures(folder: Path, entries: dict[Path, Entry]) -> None:
+    """Delete the pictures in a table's folder whose entry is gone, or has measured no generated images."""
+    generated = {
+        picture_path(path)
+        for path, entry in entries.items()
+        if (found := entry.measurements.get("generation")) is not None and found.status == "done"
+    }
+    for picture in (folder / PICTURES).glob("*.png"):
+        if picture not in generated:
+            picture.unlink()

@@ -1,0 +1,1 @@
+"""The parts of the page: what it says, how it is marked up, and its plain files."""

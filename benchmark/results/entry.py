@@ -1,0 +1,236 @@
+"""The result files, written down as types: one measurement per metric, one entry per evaluated checkpoint."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from benchmark.specs.schema import Strict, checked
+from methods.data.catalogue import slug
+from methods.errors import InputError
+
+Value = float | int | str | None
+
+ABLATIONS, PICTURES, COURT = "ablations", "samples", "court"
+"""Folders beside entries/."""
+
+
+class Check(Strict):
+    """One check of a measurement: two numbers that should stand in a certain relation."""
+
+    name: str
+    measured: float | None
+    bound: float | None
+    """What ``measured`` is held against."""
+    passed: bool | None
+    """None: the check does not apply here, and ``meaning`` says why."""
+    meaning: str
+    """One sentence: what should hold, and what it means where it does not."""
+
+
+class Measurement(Strict):
+    """What one metric found on one subject."""
+
+    metric: str
+    version: int
+    """Of the metric's definition; a change of any number it gives raises it."""
+    status: Literal["done", "failed"]
+    error: str | None = None
+    """One line, where the metric failed."""
+    n: int
+    """Images measured: the first ``n`` of the test split, in order."""
+    values: dict[str, Value] = Field(default_factory=dict)
+    """The numbers; percentages where the name says accuracy."""
+    flags: list[str] = Field(default_factory=list)
+    """Reasons to doubt the numbers, verbatim where another library gave them."""
+    checks: list[Check] = Field(default_factory=list)
+    series: dict[str, list[float | None]] = Field(default_factory=dict)
+    """Curves and histograms, for figures."""
+    verdicts: dict[str, str] = Field(default_factory=dict)
+    """Name of an accuracy among ``values`` -> its outcome per image, packed (:func:`unpack`)."""
+    seconds: float
+    """Of computation, summed over every process that took part."""
+    samples: str | None = None
+    """Outcomes per image: an npz file, relative to the store's root."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """The metric's settings, defaults included."""
+    key: str
+    """SHA-256 of everything that can change the numbers."""
+
+
+class SubjectInfo(Strict):
+    """Which model was evaluated."""
+
+    kind: Literal["checkpoint", "external"]
+    weights_digest: str
+    """SHA-256 of the weights."""
+    which: str | None = None
+    """Checkpoint of the run: "best" on validation or "last"; None for a model from elsewhere."""
+    architecture: str
+    parameters: int
+    flags: list[str] = Field(default_factory=list)
+    """Reasons to doubt what is measured on it."""
+
+
+class DataInfo(Strict):
+    """On which images."""
+
+    digests: dict[str, str]
+    """SHA-256 of each split."""
+    n: int
+    """Images measured."""
+    of: int
+    """Images in the test split."""
+
+
+class ProtocolInfo(Strict):
+    """Under which protocol."""
+
+    id: str
+    hash: str
+    role: Literal["standard", "authors", "custom"]
+
+
+class Cell(Strict):
+    """Which cell of an ablation a checkpoint stands for."""
+
+    name: str
+    """Of the ablation: its file in configs/ablations/."""
+    row: str
+
+
+class Entry(Strict):
+    """One evaluated checkpoint: a file of leaderboards/<dataset>/<threat>/entries/.
+
+    Those of an ablation lie in leaderboards/<dataset>/<threat>/ablations/<name>/entries/.
+    """
+
+    schema_version: Literal[1] = 1
+    recipe: str
+    """Row label of the tables: the recipe's name, or an external model's."""
+    method: str | None = None
+    dataset: str
+    threat: str
+    seed: int | None = None
+    """Of the training; None for a model from elsewhere."""
+    config_digest: str | None = None
+    """SHA-256 of the training's settings without its seed: equal digests are seeds of one experiment."""
+    ablation: Cell | None = None
+    subject: SubjectInfo
+    data: DataInfo
+    partial: bool
+    protocol: ProtocolInfo
+    measurements: dict[str, Measurement]
+    training: dict[str, Any] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    overrides: list[str] = Field(default_factory=list)
+    """Settings changed from the recipe, such as ``train.epochs=5``."""
+    evidence: str | None = None
+    """SHA-256 of the bundle with which `verify` checks the entry."""
+
+
+def pack(correct: np.ndarray) -> str:
+    """Return booleans [N] as text: eight to a byte, the first one highest, in base64."""
+    return base64.b64encode(np.packbits(correct.astype(bool)).tobytes()).decode("ascii")
+
+
+def unpack(text: str, n: int) -> np.ndarray:
+    """Return the ``n`` booleans of :func:`pack`.
+
+    Raises:
+        InputError: the text is no base64, or holds another number of bytes.
+    """
+    try:
+        packed = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
+    except ValueError as error:
+        raise InputError(f"The verdicts are no base64: {error}.") from error
+    if len(packed) != -(-n // 8):
+        raise InputError(f"The verdicts hold {len(packed)} bytes, which are not those of {n} images.")
+    return np.unpackbits(packed, count=n).astype(bool)
+
+
+def folder_name(name: str) -> str:
+    """Return a name as one part of a path: ``imagefolder:/data/a`` -> ``imagefolder-data-a``."""
+    return re.sub(r"[^A-Za-z0-9._@+-]+", "-", name).strip("-.") or "unnamed"
+
+
+def entry_path(leaderboards: Path, entry: Entry) -> Path:
+    """Return where an entry belongs: evaluating a checkpoint again overwrites its own file and no other."""
+    from methods.primitives.threat import ThreatModel
+
+    identity = entry.config_digest if entry.subject.kind == "checkpoint" else None
+    label = entry.recipe if entry.ablation is None else entry.ablation.row
+    parts = [folder_name(label), (identity or entry.subject.weights_digest)[:8]]
+    if entry.seed is not None:
+        parts.append(f"s{entry.seed}")
+    if entry.subject.which is not None:
+        parts.append(folder_name(entry.subject.which))
+    parts.append(entry.protocol.hash[:8])
+    if entry.partial:
+        parts.append(f"n{entry.data.n}")
+    folder = leaderboards / slug(entry.dataset) / ThreatModel.parse(entry.threat).slug
+    if entry.ablation is not None:
+        folder = folder / ABLATIONS / entry.ablation.name
+    return folder / "entries" / f"{'-'.join(parts)}.json"
+
+
+def picture_path(entry_file: Path) -> Path:
+    """Return where the generated images of the entry in this file are shown."""
+    return entry_file.parents[1] / PICTURES / f"{entry_file.stem}.png"
+
+
+def write_entry(leaderboards: Path, entry: Entry) -> Path:
+    """Write an entry to its place, atomically, and return the path.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    from methods.training.checkpoint import write_text
+
+    path = entry_path(leaderboards, entry)
+    write_text(path, _on_one_line(entry.model_dump_json(indent=2)) + "\n")
+    return path
+
+
+def _on_one_line(text: str) -> str:
+    """Return indented JSON with each list of numbers on one line: curves would take a line a point."""
+    return re.sub(r'\[\n\s+([^\[\]{}"]+?)\n\s+\]', lambda found: "[" + " ".join(found[1].split()) + "]", text)
+
+
+def read_entry(path: Path) -> Entry:
+    """Read an entry.
+
+    Raises:
+        InputError: the file is missing, no JSON, or not an entry; the sentence names it.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"The entry {path} cannot be read: {error}.") from error
+    return checked(Entry, data, f"The entry {path}")
+
+
+def read_entries(folder: Path) -> dict[Path, Entry]:
+    """Read every entry of a table's folder, by its file.
+
+    Raises:
+        InputError: an entry is malformed or lies in the wrong folder; the sentence names it.
+    """
+    entries: dict[Path, Entry] = {}
+    for path in sorted((folder / "entries").glob("*.json")):
+        entry = read_entry(path)
+        try:
+            place = entry_path(Path(), entry).parent.parts
+        except InputError as error:
+            raise InputError(f"The entry {path} has no threat model: {error}") from error
+        if place != path.parent.parts[-len(place) :]:
+            belongs = "/".join(place[:-1])
+            raise InputError(f"The entry {path} is of {entry.dataset} at {entry.threat}: it belongs in {belongs}.")
+        entries[path] = entry
+    return entries

@@ -1,0 +1,211 @@
+"""Numbers from the literature, quoted beside what is reproduced: configs/reported.csv, a row each.
+
+The first row of a recipe, data set and metric is the one that tables print; the others are further sources of the
+same number, and variants. Two numbers are the same measurement only where nothing sets them apart, so whoever prints
+a difference prints the flags of :func:`differences` with it.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from benchmark.specs import recipes
+from benchmark.specs.schema import Strict, checked
+from methods.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from benchmark.results.entry import Entry
+
+FLAGS = {
+    "data": "measured on another data set",
+    "architecture": "another network than the publication's, or one that it does not name",
+    "budget": "trained on a smaller budget than the publication's",
+    "settings": "trained with settings other than the recipe's, or elsewhere",
+    "variant": "the publication's number is of a variant that its row names",
+    "part": "measured on a part of the test images",
+    "eps": "another radius of the perturbations in pixels, or one that is not known",
+    "attack": "another attack, or another setting of it",
+    "noise": "one of the two evaluators adds noise to test images",
+    "generation": "images sampled, chosen or compared otherwise",
+    "evaluator": "one of the two evaluators is custom, its authors' own and not re-created here, or not known",
+    "inferred": "the same evaluator, but that the publication used it is inferred",
+}
+"""Why a reproduced number is not the same measurement as a reported one."""
+
+_STANDARD = "standard"
+_KINDS = {_STANDARD: _STANDARD, "ebjdat-release-v1": "release", "ebjdat-release-sadajem-v1": "release"}
+"""Protocols of which all is known -> those with the same attacks."""
+_NOISY = ("ebjdat-release-v1",)
+"""Those among them that add noise to test images."""
+_IMAGES = ("fid", "inception_score", "kid")
+"""Metrics of generated images."""
+_UNATTACKED = ("clean", "collapsed_at", *_IMAGES)
+_BESIDE = {"cifar10-jpeg": "cifar10"}
+"""Data sets that no publication has -> the one whose numbers stand beside theirs."""
+
+
+def radius(threat: str) -> tuple[str, Fraction]:
+    """Return norm and eps of a threat model such as ``Linf:8/255``, exact, without loading torch.
+
+    Raises:
+        ValueError: the text is anything else.
+    """
+    norm, colon, eps = threat.partition(":")
+    if norm not in ("Linf", "L2") or not colon:
+        raise ValueError('a threat model is written "Linf:8/255" or "L2:0.5"')
+    try:
+        return norm, Fraction(eps)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError('an eps is written "8/255" or "0.031"') from None
+
+
+def _threat(text: str) -> str:
+    if text:
+        radius(text)
+    return text
+
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Number(Strict):
+    """One row of configs/reported.csv."""
+
+    source: Text
+    table: str
+    """In the source; empty where it has none."""
+    row: str
+    """What sets it apart from other rows of the same method there: a variant, an epoch, a setting."""
+    recipe: Text
+    """The project's name of the method; a recipe need not exist."""
+    dataset: Text
+    architecture: str
+    """As published; empty where it is not named."""
+    metric: Text
+    """The project's name of the column; accuracies in percent."""
+    value: float
+    threat: Annotated[str, AfterValidator(_threat)]
+    """Of the attack, in [0, 1] pixel units as far as known; empty where it is not, or where nothing is attacked."""
+    protocol: Literal["standard", "ebjdat-release-v1", "ebjdat-release-sadajem-v1", "authors", "unknown"]
+    """How it was measured. standard: clean images, standard AutoAttack, or PGD-20 as the standard protocols have it;
+    ebjdat-release-*: by EB-JDAT's released evaluator, which is inferred; authors: by the source's own evaluator, which
+    is not re-created here; unknown: the source does not say.
+    """
+    caveat: str
+    """One sentence; empty where there is nothing to add."""
+
+    @property
+    def origin(self) -> str:
+        """Source and table."""
+        return f"{self.source}, {self.table}" if self.table else self.source
+
+    @property
+    def terms(self) -> str:
+        """Of what it is, and how it was measured, for people."""
+        words = [self.row, self.dataset, self.architecture or "network not named", self.threat]
+        return "; ".join([*(word for word in words if word), f"protocol {self.protocol}"])
+
+
+def numbers() -> tuple[Number, ...]:
+    """Return every quoted number, in the order of the file.
+
+    Raises:
+        InputError: the file is missing or malformed; the sentence names the line.
+    """
+    return _read(recipes.CONFIGS / "reported.csv")
+
+
+def beside(recipe: str, dataset: str) -> dict[str, list[Number]]:
+    """Return what is quoted of a recipe beside a data set, by metric: the number that tables print, then further ones.
+
+    Beside the JPEG edition of CIFAR-10 stand the numbers of CIFAR-10, and beside a recipe under a preset those of the
+    recipe.
+    """
+    found: dict[str, list[Number]] = {}
+    place = recipes.plain(recipe), _BESIDE.get(dataset, dataset)
+    for number in numbers():
+        if (number.recipe, number.dataset) == place:
+            found.setdefault(number.metric, []).append(number)
+    return found
+
+
+def quoted(recipe: str, dataset: str, metric: str) -> Number | None:
+    """Return the number that tables print beside a recipe on a data set; None where nothing is quoted."""
+    return next(iter(beside(recipe, dataset).get(metric, [])), None)
+
+
+def differences(number: Number, entry: Entry) -> tuple[str, ...]:
+    """Return why an entry's number is not the same measurement as a quoted one, in the order of :data:`FLAGS`.
+
+    Nothing is returned only where data, network, budget, settings and evaluation are the same as far as both records
+    go. What a metric does not depend on sets nothing apart: no eps for clean images.
+    """
+    found = {
+        "data": number.dataset != entry.dataset,
+        "architecture": number.architecture.lower() != re.sub("^(jem|swish)-", "", entry.subject.architecture),
+        "budget": bool(entry.training.get("budget")),
+        "settings": bool(entry.overrides)
+        or entry.subject.kind == "external"
+        or recipes.plain(entry.recipe) != entry.recipe,
+        "variant": bool(number.row) and (entry.ablation is None or entry.ablation.row != number.row),
+        "part": entry.partial,
+    } | _evaluation(number, entry)
+    return tuple(flag for flag in FLAGS if found.get(flag))
+
+
+def _evaluation(number: Number, entry: Entry) -> dict[str, bool]:
+    own = _STANDARD if entry.protocol.role == "standard" else entry.protocol.id
+    kinds = _KINDS.get(number.protocol), _KINDS.get(own)
+    known, same = None not in kinds, kinds[0] == kinds[1]
+    attacked, images = number.metric not in _UNATTACKED, number.metric in _IMAGES
+    return {
+        "eps": attacked and (not number.threat or radius(number.threat) != radius(entry.threat)),
+        "attack": attacked and known and not same,
+        "noise": not images and known and (number.protocol in _NOISY) != (own in _NOISY),
+        "generation": images and not (known and same),
+        "evaluator": not known,
+        "inferred": known and same and own != _STANDARD,
+    }
+
+
+@cache
+def _read(path: Path) -> tuple[Number, ...]:
+    try:
+        with open(path, encoding="utf-8", newline="") as handle:
+            reader = csv.reader(handle, strict=True)
+            lines = [(reader.line_num, cells) for cells in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"The quoted numbers {path} cannot be read: {error}.") from error
+    head = lines[0][1] if lines else []
+    known = list(Number.model_fields)
+    for name in head:
+        if name not in known:
+            raise InputError(f'{path}, line 1: unknown column "{name}".{nearest(name, known)}')
+    if sorted(head) != sorted(known):
+        raise InputError(f"{path}, line 1: the columns must be {', '.join(known)}, each once.")
+    found: dict[tuple[str, ...], Number] = {}
+    for line, cells in lines[1:]:
+        if len(cells) != len(head):
+            raise InputError(f"{path}, line {line}: {len(cells)} cells under {len(head)} columns.")
+        number = checked(Number, _row(dict(zip(head, cells, strict=True))), f"{path}, line {line}")
+        key = (number.origin, number.row, number.recipe, number.dataset, number.metric)
+        if key in found:
+            raise InputError(
+                f"{path}, line {line}: {number.metric} of {number.recipe} a second time ({number.origin})."
+            )
+        found[key] = number
+    return tuple(found.values())
+
+
+def _row(cells: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return cells | {"value": float(cells["value"])}
+    except ValueError:
+        return cells

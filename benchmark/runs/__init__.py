@@ -1,0 +1,1 @@
+"""From recipes to entries: training, evaluating, and writing what was found."""

@@ -1,0 +1,1 @@
+"""What configs/ says: recipes, protocols and the registry of metrics, checked as they are read."""

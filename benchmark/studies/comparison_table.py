@@ -1,0 +1,392 @@
+"""What a paper reported beside what was reproduced: one target as Markdown, CSV, LaTeX and a picture.
+
+A pure function of its file, of the entries, and of configs/reported.csv. A reproduced number that is not the same
+measurement as the reported one says so, by the flags of :mod:`benchmark.results.reported` or in a sentence below the
+table.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from benchmark.leaderboard import figures, paper_figures, sample_grids
+from benchmark.leaderboard.aggregate import ABSENT, FAILED, collapsed_at, flagged, latex, legend, markdown, mean
+from benchmark.leaderboard.figures import Versus
+from benchmark.results.entry import Entry, entry_path, picture_path
+from benchmark.results.reported import FLAGS, Number, differences
+from benchmark.studies.targets import APART, Column, Row, Scale, Target
+from methods.training.checkpoint import write_text
+
+NONE = "none"
+_NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+_ENDINGS = ("md", "csv", "tex")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A row of a target on one of the paper's data sets."""
+
+    row: Row
+    paper_dataset: str
+    dataset: str | None
+    """The one that stands for it; None: none does at this scale."""
+    reported: Mapping[str, Number]
+    """Column -> the paper's number."""
+    runs: Mapping[str, list[Entry]]
+    """Column -> its entries, by seed; without the columns that are not to be reproduced."""
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Every entry behind the row, once."""
+        return list({id(entry): entry for runs in self.runs.values() for entry in runs}.values())
+
+    @property
+    def status(self) -> str:
+        """Why a row has nothing reproduced; empty where it has."""
+        if self.row.missing:
+            return "reported only"
+        if self.dataset is None:
+            return "not at this scale"
+        return "" if self.entries else "not run"
+
+    def found(self, column: Column) -> list[float | str]:
+        """Return the reproduced values of a cell, FAILED where the metric failed."""
+        values: list[float | str] = []
+        for entry in self.runs.get(column.name, ()):
+            metric, name = column.source
+            measurement = entry.measurements.get(metric)
+            if measurement is None:
+                continue
+            value = FAILED if measurement.status == "failed" else measurement.values.get(name)
+            if value is not None:
+                values.append(column.sign * value if isinstance(value, int | float) else value)
+        return values
+
+    def numbers(self, column: Column) -> list[float]:
+        """Return the numbers among them."""
+        if column.record:
+            return []
+        return [value for value in self.found(column) if isinstance(value, int | float)]
+
+    def text(self, column: Column) -> str:
+        """Return the reproduced cell."""
+        runs = self.runs.get(column.name, [])
+        if column.record:
+            known = [run for run in runs if run.training.get("interventions") is not None]
+            told = collapsed_at(known)
+            return told if told != ABSENT or not known else NONE
+        found = self.numbers(column)
+        if found:
+            lost = "" if len(found) == len(runs) else f" ({len(found)} of {len(runs)})"
+            return mean(found, column.places) + lost
+        return FAILED if FAILED in self.found(column) else ABSENT
+
+    def quoted(self, column: Column) -> str:
+        """Return the reported cell."""
+        number = self.reported.get(column.name)
+        if number is None:
+            return ABSENT
+        return f"{number.value:.{0 if column.record else 2}f}"
+
+    def flags(self, column: Column) -> tuple[str, ...]:
+        """Return why the reproduced cell is not the same measurement as the reported one."""
+        number = self.reported.get(column.name)
+        if number is None or not self.numbers(column):
+            return ()
+        found = {flag for entry in self.runs[column.name] for flag in differences(number, entry)}
+        return tuple(flag for flag in FLAGS if flag in found)
+
+    def difference(self, column: Column) -> float | None:
+        """Return reproduced minus reported."""
+        number, found = self.reported.get(column.name), self.numbers(column)
+        return statistics.fmean(found) - number.value if number and found else None
+
+
+@dataclass(frozen=True)
+class About:
+    """What all targets of one command share."""
+
+    scale: Scale
+    seeds: Sequence[int]
+    overrides: Sequence[str]
+    leaderboards: Path
+
+
+def write(stem: Path, target: Target, rows: Sequence[Shown], about: About) -> list[Path]:
+    """Write ``stem`` with .md, .csv and .tex, and a picture where there is something to draw; return the files.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    drawn = _DRAW[target.kind](stem, target, rows, about)
+    texts = {
+        "md": _document(stem, target, rows, about, drawn),
+        "csv": _histograms(rows) if target.kind == "energies" else _csv(target, rows),
+        "tex": _latex(stem, target, rows, about, drawn),
+    }
+    for ending, text in texts.items():
+        write_text(stem.with_name(f"{stem.name}.{ending}"), text)
+    return [*(stem.with_name(f"{stem.name}.{ending}") for ending in _ENDINGS), *drawn]
+
+
+def _csv(target: Target, rows: Sequence[Shown]) -> str:
+    records = []
+    for shown in rows:
+        first = shown.entries[0] if shown.entries else None
+        record: dict[str, str | float | int | None] = {
+            "row": shown.row.label,
+            "recipe": first.recipe if first else shown.row.recipe,
+            "paper_dataset": shown.paper_dataset,
+            "dataset": shown.dataset if first else None,
+            "status": shown.status or "reproduced",
+            "reason": shown.row.missing or None,
+        }
+        for column in target.columns:
+            if column.reported:
+                number = shown.reported.get(column.name)
+                record[f"{column.name}_reported"] = number.value if number else None
+            if column.record:
+                record[column.name] = shown.text(column) if shown.runs.get(column.name) else None
+                continue
+            found = shown.numbers(column)
+            record[column.name] = round(statistics.fmean(found), 6) if found else None
+            if len(found) > 1:
+                record[f"{column.name}_std"] = round(statistics.stdev(found), 6)
+            if column.reported:
+                record[f"{column.name}_flags"] = " ".join(shown.flags(column)) or None
+        record |= {
+            "seeds": " ".join(dict.fromkeys(str(entry.seed) for entry in shown.entries)) or None,
+            "n": str(first.data.n) if first else None,
+            "threats": " ".join(dict.fromkeys(entry.threat for entry in shown.entries)) or None,
+            "protocols": " ".join(dict.fromkeys(entry.protocol.id for entry in shown.entries)) or None,
+            "config_digest": first.config_digest if first else None,
+        }
+        records.append(record)
+    columns = dict.fromkeys(name for record in records for name in record)
+    table = pd.DataFrame([[record.get(name) for name in columns] for record in records], columns=pd.Index(columns))
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def _histograms(rows: Sequence[Shown]) -> str:
+    """Return what the figure draws: of each method and kind of image the share in percent, by bin and seed."""
+    records = [
+        (shown.row.label, entry.seed, kind, low, high, share)
+        for shown in rows
+        for entry in shown.entries
+        for series in paper_figures.landscapes([entry])
+        for kind in ("clean", "adversarial", "generated")
+        for low, high, share in zip(series["edges"], series["edges"][1:], series[kind], strict=False)
+    ]
+    columns = ["row", "seed", "images", "energy_from", "energy_to", "share"]
+    return pd.DataFrame(records, columns=pd.Index(columns)).to_csv(index=False, lineterminator="\n")
+
+
+def _headings(target: Target, about: About) -> list[tuple[str, Column, str]]:
+    """Return what stands over each column of numbers: title, column, and which side of it."""
+    found: list[tuple[str, Column, str]] = []
+    quoted: set[str] = set()
+    for column in target.columns:
+        if column.reported and column.reported not in quoted:
+            quoted.add(column.reported)
+            found.append((f"{column.quote or column.heading}, reported", column, "reported"))
+        found.append((column.heading, column, "reproduced"))
+        if column.reported and about.scale.differences and not column.record:
+            found.append((f"{column.heading}, difference", column, "difference"))
+    return found
+
+
+def _cell(shown: Shown, column: Column, side: str) -> str:
+    if side == "reported":
+        return shown.quoted(column)
+    if side == "reproduced":
+        return shown.text(column)
+    difference = shown.difference(column)
+    return ABSENT if difference is None else flagged(difference, shown.flags(column), column.places)
+
+
+def _document(stem: Path, target: Target, rows: Sequence[Shown], about: About, drawn: Sequence[Path]) -> str:
+    headings = _headings(target, about)
+    parts = [
+        f"# {target.source}: {target.title}\n",
+        f"{target.shows} Reproduced at scale `{about.scale.title}`. Rows from "
+        f"`configs/paper/{stem.name}.yaml`, numbers from entries; built, do not edit.\n",
+    ]
+    if about.overrides:
+        parts.append(f"Trained with changed settings: {'; '.join(f'`{text}`' for text in about.overrides)}.\n")
+    parts += [f"![{target.title}]({path.name})\n" for path in drawn if path.suffix == ".png"]
+    for dataset in dict.fromkeys(shown.paper_dataset for shown in rows):
+        own = [shown for shown in rows if shown.paper_dataset == dataset]
+        place = about.scale.datasets.get(dataset)
+        beside = f", reproduced on {place}" if place not in (None, dataset) else ""
+        parts.append(f"## {_name(dataset)}{beside}\n")
+        table = [
+            [
+                shown.row.label,
+                *(_cell(shown, column, side) for _, column, side in headings),
+                str(len({entry.seed for entry in shown.entries}) or ABSENT),
+                shown.status or _measured_on(shown.entries),
+            ]
+            for shown in own
+        ]
+        parts.append(f"{markdown(['row', *(title for title, *_ in headings), 'seeds', 'measured'], table)}\n")
+    parts.append("## What could not be compared, and why\n")
+    parts.append("\n".join(f"- {sentence}" for sentence in _sentences(target, rows, about)) + "\n")
+    if entries := sorted({path for shown in rows for path in _places(stem, target, shown, about)}):
+        links = {path.stem: Path(os.path.relpath(path, stem.parent)).as_posix() for path in entries}
+        listed = "\n".join(f"- [{name}]({link})" for name, link in links.items())
+        parts.append(f"## Entries\n\n{listed}\n")
+    meanings = {column.heading: column.explanation for column in target.columns if column.explanation}
+    return "\n".join([*parts, legend(meanings)])
+
+
+def _measured_on(entries: Sequence[Entry]) -> str:
+    images = " or ".join(dict.fromkeys(f"{entry.data.n} images" for entry in entries))
+    threats = ", ".join(dict.fromkeys(entry.threat for entry in entries))
+    return f"{images} at {threats}"
+
+
+def _places(stem: Path, target: Target, shown: Shown, about: About) -> list[Path]:
+    """Return the files of a row's entries."""
+    root = stem.parent / APART if target.apart else about.leaderboards
+    return [entry_path(root, entry) for entry in shown.entries]
+
+
+def _sentences(target: Target, rows: Sequence[Shown], about: About) -> list[str]:
+    sentences = [*about.scale.comment]
+    if target.protocol is not None:
+        sentences.append(f"These attacks are those of the protocol {target.protocol}, which is no standard one.")
+    reproduced = [shown for shown in rows if shown.entries]
+    for flag, meaning in FLAGS.items():
+        marked = [shown for shown in reproduced if any(flag in shown.flags(column) for column in target.columns)]
+        if marked:
+            whose = "every row" if len(marked) == len(reproduced) else _listed(marked, reproduced)
+            sentences.append(f"`{flag}`: {meaning} ({whose}).")
+    by_reason: dict[str, list[Shown]] = {}
+    for shown in rows:
+        if shown.status:
+            names = _name(shown.paper_dataset)
+            reason = {
+                "reported only": f"reported only: {shown.row.missing}",
+                "not at this scale": f"reported only at this scale: no data set stands for {names}",
+                "not run": "not run at this scale with these settings, or the training left no weights",
+            }[shown.status]
+            by_reason.setdefault(reason, []).append(shown)
+    sentences += [f"{_listed(those, rows)}: {reason}." for reason, those in by_reason.items()]
+    for column in target.columns:
+        if column.reported and reproduced and not any(shown.text(column) != ABSENT for shown in reproduced):
+            why = about.scale.unmeasured.get(column.name)
+            sentences.append(f"{column.heading}: not measured at this scale{f': {why}' if why else ''}.")
+    for shown in reproduced:
+        for entry in shown.entries:
+            sentences += [f"{shown.row.label}, seed {entry.seed}: {flag}." for flag in entry.subject.flags]
+    caveats: dict[str, list[Shown]] = {}
+    for shown in rows:
+        for number in shown.reported.values():
+            if number.caveat and shown not in caveats.setdefault(number.caveat, []):
+                caveats[number.caveat].append(shown)
+    sentences += [f"Reported, {_listed(those, rows)}: {caveat}" for caveat, those in caveats.items()]
+    return list(dict.fromkeys([*sentences, *target.notes]))
+
+
+def _listed(some: Sequence[Shown], rows: Sequence[Shown]) -> str:
+    """Return the names of some of the rows, each once where all of its data sets are meant."""
+    names = dict(zip(map(id, rows), _labels(rows), strict=True))
+    for shown in some:
+        if all(other in some for other in rows if other.row.label == shown.row.label):
+            names[id(shown)] = shown.row.label
+    return "; ".join(dict.fromkeys(names[id(shown)] for shown in some))
+
+
+def _labels(rows: Sequence[Shown]) -> list[str]:
+    """Return what tells rows apart, with the paper's data set where there are several."""
+    if len({shown.paper_dataset for shown in rows}) == 1:
+        return [shown.row.label for shown in rows]
+    return [f"{shown.row.label} ({_name(shown.paper_dataset)})" for shown in rows]
+
+
+def _name(dataset: str) -> str:
+    return _NAMES.get(dataset, dataset)
+
+
+def _latex(stem: Path, target: Target, rows: Sequence[Shown], about: About, drawn: Sequence[Path]) -> str:
+    lines = [f"% {target.source}: {target.title}. Scale {about.scale.title}, seeds {', '.join(map(str, about.seeds))}."]
+    lines += [f"% {' '.join(sentence.split())}" for sentence in _sentences(target, rows, about)]
+    if target.kind != "table" and drawn:
+        lines += [
+            r"\begin{figure}",
+            r"\centering",
+            rf"\includegraphics[width=\linewidth]{{{stem.name}.png}}",
+            rf"\caption{{{target.title} ({about.scale.title}).}}",
+            r"\end{figure}",
+        ]
+    headings = _headings(target, about)
+    several = len({shown.paper_dataset for shown in rows}) > 1
+    table = [
+        [
+            shown.row.label,
+            *([_name(shown.paper_dataset)] if several else []),
+            *(_cell(shown, column, side) for _, column, side in headings),
+            shown.status or "",
+        ]
+        for shown in rows
+    ]
+    columns = ["Method", *(["Data of the paper"] if several else []), *(title for title, *_ in headings), ""]
+    return "\n".join([*lines, latex(columns, table)]) + "\n"
+
+
+def _draw_table(stem: Path, target: Target, rows: Sequence[Shown], about: About) -> list[Path]:
+    kept = [shown for shown in rows if shown.dataset is not None]
+    columns = []
+    for column in target.columns:
+        reported = [shown.reported.get(column.name) for shown in kept]
+        reproduced = [shown.numbers(column) for shown in kept]
+        percent = column.record is None and column.source[1].endswith("accuracy")
+        if any(reproduced) or any(reported):
+            values = [number.value if number else None for number in reported]
+            title = f"{column.heading} (%)" if percent else column.heading
+            columns.append(Versus(title, values, reproduced, percent))
+    path = stem.with_name(f"{stem.name}.png")
+    figures.comparison(path, _title(target, about), _labels(kept), columns)
+    return [path]
+
+
+def _title(target: Target, about: About) -> str:
+    if target.quotes is None:
+        return f"{target.source}\n{target.title}, on {', '.join(about.scale.datasets.values())}"
+    places = [
+        f"reported on {_name(name)}, reproduced on {place}" if name != place else f"on {place}"
+        for name, place in about.scale.datasets.items()
+    ]
+    return f"{target.source}\n{target.title}: {'; '.join(places)}"
+
+
+def _methods(rows: Sequence[Shown]) -> list[tuple[str, list[Entry]]]:
+    return [(shown.row.label, shown.entries) for shown in rows if shown.entries]
+
+
+def _draw_energies(stem: Path, target: Target, rows: Sequence[Shown], about: About) -> list[Path]:
+    title = f"{_title(target, about)}\noverlap: of clean and adversarial images"
+    return paper_figures.energies(stem, title, _methods(rows))
+
+
+def _draw_samples(stem: Path, target: Target, rows: Sequence[Shown], about: About) -> list[Path]:
+    places = {shown.row.label: _places(stem, target, shown, about) for shown in rows}
+    pairs = {label: picture_path(paths[0]) for label, paths in places.items() if paths}
+    there = {label: path for label, path in pairs.items() if path.is_file()}
+    path = stem.with_name(f"{stem.name}.png")
+    if there:
+        sample_grids.stack(path, there)
+    return [path] if there else []
+
+
+_DRAW: dict[str, Callable[[Path, Target, Sequence[Shown], About], list[Path]]] = {
+    "table": _draw_table,
+    "energies": _draw_energies,
+    "samples": _draw_samples,
+}
