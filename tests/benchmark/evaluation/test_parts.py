@@ -146,7 +146,7 @@ def test_ten_kills_change_no_outcome(toy: Any, protocol: Callable[..., Protocol]
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, str(seed), str(model.forwards // 8)],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{HERE.parents[2]}:{HERE}", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": f"{HERE.parents[2]}:{HERE.parent}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         timeout=300,
         text=True,

@@ -257,7 +257,7 @@ def test_kill_9_and_a_second_run_give_the_numbers_of_an_uninterrupted_one(
     killed = subprocess.run(
         [sys.executable, "-c", KILLED.format(forwards=forwards)],
         cwd=tmp_path,
-        env={"PYTHONPATH": f"{here.parents[3]}:{here.parent}", "OMP_NUM_THREADS": "1"},
+        env={"PYTHONPATH": f"{here.parents[3]}:{here.parents[1]}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         timeout=120,
     )
