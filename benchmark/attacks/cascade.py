@@ -87,9 +87,9 @@ class Cascade:
             **{f"shard_seconds_{name}": np.array([spent]) for name, spent in watch.seconds.items()},
         }
 
-    def over(self, subject: Subject, threat: ThreatModel, data: Shards) -> tuple[Arrays, list[str]]:
+    def over(self, data: Shards) -> tuple[Arrays, list[str]]:
         """Attack all shards; return the outcomes of :meth:`run`, joined, and the warnings of all as flags."""
-        arrays = data.map(lambda shard: self.run(subject, threat, shard, data.batch_size))
+        arrays = data.map(lambda shard: self.run(data.subject, data.threat, shard, data.batch_size))
         return arrays, counted(str(message) for message in arrays["shard_warnings"])
 
     def verdicts(self, samples: Arrays) -> dict[str, np.ndarray]:

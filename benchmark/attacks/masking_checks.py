@@ -281,8 +281,8 @@ def verdict(checks: Sequence[Check]) -> str | None:
     return None if any(check.meaning == AT_CHANCE for check in checks) else "clear"
 
 
-def judged(found: Measurement, added: Iterable[Check]) -> Measurement:
-    """Return a measurement of the court with more checks, their flags, and the verdict on all of them."""
+def extended(found: Measurement, added: Iterable[Check]) -> Measurement:
+    """Return a measurement of the masking checks with further ones, their flags, and the verdict on all of them."""
     outcomes = list(added)
     if any(check.meaning == AT_CHANCE for check in found.checks):
         outcomes = [at_chance(check) for check in outcomes]

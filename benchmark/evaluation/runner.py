@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import nn
 
-from benchmark.attacks import masking_checks
 from benchmark.evaluation.parts import Part, PartDone
-from benchmark.evaluation.shards import Shards
+from benchmark.evaluation.selection import Selection
+from benchmark.evaluation.shards import Result, Shards
 from benchmark.models.subject import Subject
 from benchmark.results.entry import Measurement, pack
 from benchmark.results.significance import wilson
@@ -64,40 +63,28 @@ def evaluate(
         InputError: the subject, data set, protocol or an argument do not fit each other.
         SaveError: a result cannot be written.
     """
-    todo = prepare(
-        subject,
-        dataset,
-        protocol,
-        metrics=metrics,
-        limit=limit,
-        batch_size=batch_size,
-        store=store,
-        surrogate=surrogate,
-    )
-    return measure(todo, progress)
+    selection = Selection(metrics, limit, batch_size)
+    return measure(prepare(subject, dataset, protocol, selection, store, surrogate), progress)
 
 
 def prepare(
     subject: Subject,
     dataset: Dataset,
     protocol: Protocol,
-    *,
-    metrics: Sequence[str] | None = None,
-    limit: int | None = None,
-    batch_size: int | None = None,
+    selection: Selection,
     store: Store,
     surrogate: Subject | None = None,
 ) -> list[Shards]:
-    """Return what each metric is to be given, in the order of the runs; arguments and errors as :func:`evaluate`."""
-    _check(subject, dataset, protocol, limit, batch_size)
+    """Return what each metric is to be given, in the order of the runs; errors as for :func:`evaluate`."""
+    selection.check(protocol, dataset.name)
+    _refuse_misfit(subject, dataset)
     keep_freed_memory(subject.device)
-    wanted = _order(protocol, metrics)
+    wanted, n = selection.names(protocol), selection.images(len(dataset.test))
     for name in wanted:
         if (check := getattr(registry.get(name), "check", None)) is not None:
             check(subject)
-    n = len(dataset.test) if limit is None else min(limit, len(dataset.test))
-    images, digest = dataset.test.to(subject.device), dataset.test.digest
-    whole = Shards("", subject, images, digest, protocol, n, store, batch_size, dataset=dataset, surrogate=surrogate)
+    images, digest, split = dataset.test.to(subject.device), dataset.test.digest, selection.batch_size
+    whole = Shards("", subject, images, digest, protocol, n, store, split, dataset=dataset, surrogate=surrogate)
     # Some metrics are content with the first images.
     most = {name: getattr(protocol.config(name), "images", n) for name in wanted}
     return [replace(whole, metric=name, n=min(n, most[name])) for name in wanted]
@@ -118,7 +105,7 @@ def measure(todo: Sequence[Shards], progress: bool = True) -> dict[str, Measurem
         results[data.metric] = _with_verdicts(measurement, data.store)
         if progress:
             sys.stderr.write(_line(measurement))
-    return _compared(results, todo[0].store) if todo else {}
+    return _cross_checked(results, todo[0].store) if todo else {}
 
 
 def measure_part(todo: Sequence[Shards], part: Part, advance: Callable[[], object] = lambda: None) -> None:
@@ -138,7 +125,7 @@ def measure_part(todo: Sequence[Shards], part: Part, advance: Callable[[], objec
         own = replace(data, part=part, advance=lambda _: advance())
         with exact(data.subject.model):
             try:
-                registry.get(data.metric).measure(data.subject, own, data.protocol)
+                registry.get(data.metric).measure(own)
             except PartDone:
                 continue
             except SaveError:
@@ -148,27 +135,15 @@ def measure_part(todo: Sequence[Shards], part: Part, advance: Callable[[], objec
                 print(f"{data.metric}: {type(error).__name__}: {error}", file=sys.stderr)
 
 
-def _check(subject: Subject, dataset: Dataset, protocol: Protocol, limit: int | None, batch_size: int | None) -> None:
-    if protocol.dataset is not None and protocol.dataset != dataset.name:
-        raise InputError(f'The protocol "{protocol.id}" is for {protocol.dataset}, not for {dataset.name}.')
+def _refuse_misfit(subject: Subject, dataset: Dataset) -> None:
+    """Refuse a model for other images or classes, and a data set without test images."""
     if subject.num_classes != dataset.num_classes or subject.image_shape != tuple(dataset.image_shape):
         raise InputError(
             f"{subject.name} takes images {list(subject.image_shape)} of {subject.num_classes} classes, but "
             f"{dataset.name} has images {list(dataset.image_shape)} of {dataset.num_classes}."
         )
-    for name, value in (("limit", limit), ("batch size", batch_size)):
-        if value is not None and value < 1:
-            raise InputError(f"The {name} must be at least 1, not {value}.")
     if not len(dataset.test):
         raise InputError(f"The test split of {dataset.name} is empty: there is nothing to measure.")
-
-
-def _order(protocol: Protocol, chosen: Sequence[str] | None) -> list[str]:
-    for name in chosen or ():
-        registry.get(name)
-        protocol.config(name)
-    wanted = protocol.metrics if chosen is None else chosen
-    return [name for name in registry.names() if name in wanted]
 
 
 def _measure(data: Shards, progress: bool) -> Measurement:
@@ -179,7 +154,7 @@ def _measure(data: Shards, progress: bool) -> Measurement:
             stack.enter_context(exact(data.subject.model))
             if progress and sys.stderr.isatty():
                 data = replace(data, advance=stack.enter_context(shown(data.metric, len(data))))
-            measurement = module.measure(data.subject, data, data.protocol)
+            measurement = module.measure(data)
     except SaveError:
         raise
     except Exception as error:
@@ -233,38 +208,17 @@ def _with_verdicts(measurement: Measurement, store: Store) -> Measurement:
     return measurement.model_copy(update={"values": values, "verdicts": packed})
 
 
-def _compared(results: dict[str, Measurement], store: Store) -> dict[str, Measurement]:
-    """Add what verdicts of several metrics say beside each other: to AutoAttack's values, and to the court's checks."""
-    outcomes = {name: store.samples(result) for name, result in results.items() if result.status == "done"}
-    autoattack = outcomes.get("autoattack")
-    if autoattack is None:
-        return results
-    values, flags = dict(results["autoattack"].values), list(results["autoattack"].flags)
-    robust = autoattack["broken_by"] == 0
-    if (pgd := outcomes.get("pgd20")) is not None:
-        missed = int((robust & ~pgd["correct"]).sum())
-        values["pgd20_breaks_autoattack_does_not"] = missed
-        if missed:
-            flags.append(f"PGD-20 breaks {missed} images that AutoAttack leaves robust")
-    if (clean := outcomes.get("clean")) is not None:
-        differing = int(((autoattack["broken_by"] != -1) != clean["correct"]).sum())
-        values["clean_verdicts_that_differ"] = differing
-        if differing:
-            flags.append(f"AutoAttack and the clean metric classify {differing} clean images differently")
-    compared = results["autoattack"].model_copy(update={"values": values, "flags": flags})
-    return _judged(results | {"autoattack": compared})
-
-
-def _judged(results: dict[str, Measurement]) -> dict[str, Measurement]:
-    """Add to the masking court's checks what AutoAttack says, where all three were measured."""
-    found = [results.get(name) for name in ("pgd20", "autoattack", "masking")]
-    if any(measurement is None or measurement.status == "failed" for measurement in found):
-        return results
-    pgd, autoattack, masking = (cast(Measurement, measurement) for measurement in found)
-    accuracies = cast(float, pgd.values["accuracy"]), cast(float, autoattack.values["accuracy"])
-    square = cast(float, autoattack.values["after_fab_t"]) - cast(float, autoattack.values["after_square"])
-    added = masking_checks.against_autoattack(*accuracies, autoattack.n, square)
-    return results | {"masking": masking_checks.judged(masking, added)}
+def _cross_checked(results: dict[str, Measurement], store: Store) -> dict[str, Measurement]:
+    """Let each metric that has a hook for it add what the results of others say about its own."""
+    found = {
+        name: Result(measurement, store.samples(measurement))
+        for name, measurement in results.items()
+        if measurement.status == "done"
+    }
+    for name in found:
+        if (cross_check := getattr(registry.get(name), "cross_check", None)) is not None:
+            results = results | {name: cross_check(found)}
+    return results
 
 
 def _line(measurement: Measurement) -> str:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from benchmark.specs import registry
 from benchmark.specs.protocol import Protocol
 from methods.data import Dataset, ImageSet
 from methods.primitives.random import derive, generator, normal_like
+from methods.primitives.threat import ThreatModel
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,16 @@ class Shards:
 
     def __iter__(self) -> Iterator[Shard]:
         return (self._shard(index) for index in range(len(self)))
+
+    @property
+    def config(self) -> Any:
+        """The metric's settings, as an instance of its ``Config``."""
+        return self.protocol.config(self.metric)
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The protocol's threat model."""
+        return ThreatModel.parse(self.protocol.threat)
 
     @property
     def batch_size(self) -> int:
@@ -194,7 +205,7 @@ class Shards:
             series=dict(series or {}),
             seconds=float(arrays[f"{NOTE}seconds"].sum()),
             samples=self.store.save_samples(identity, self.n, {"index": np.arange(self.n)} | samples),
-            config=self.protocol.config(self.metric).model_dump(mode="json"),
+            config=self.config.model_dump(mode="json"),
             key=key(identity | {"n": self.n}),
         )
 
@@ -235,33 +246,12 @@ class Shards:
         return replace(shard, x=shard.x + self.protocol.noise * noise)
 
 
-def in_batches(function: Callable[[Tensor, Tensor], Tensor], y: Tensor, batch_size: int) -> Callable[[Tensor], Tensor]:
-    """Return x -> function(x, y) per image, which holds a graph of at most ``batch_size`` images at a time."""
-    if batch_size >= len(y):
-        return lambda x: function(x, y)
-    return lambda x: _Batched.apply(x, y, function, batch_size)
+class Result(NamedTuple):
+    """A finished measurement and its outcomes per image, for the metrics that hold their own against it."""
 
-
-class _Batched(torch.autograd.Function):
-    """Values and gradients together, batch by batch; images are independent, so rows are too."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, y: Tensor, function: Callable[[Tensor, Tensor], Tensor], batch_size: int
-    ) -> Tensor:
-        values, gradients = [], []
-        for x_batch, y_batch in zip(x.detach().split(batch_size), y.split(batch_size), strict=True):
-            with torch.enable_grad():
-                value = function(x_batch.requires_grad_(), y_batch)
-                gradients.append(torch.autograd.grad(value.sum(), x_batch)[0])
-            values.append(value.detach())
-        ctx.save_for_backward(torch.cat(gradients))
-        return torch.cat(values)
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return outer[0].view(-1, *[1] * (gradient.dim() - 1)) * gradient, None, None, None
+    measurement: Measurement
+    samples: Arrays | None
+    """None where the store has lost them, or there are none."""
 
 
 def percent(correct: np.ndarray) -> float:

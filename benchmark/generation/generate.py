@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.generation.chains import Chains, ChainSettings
 from benchmark.generation.reference_classifier import judge
-from benchmark.metrics.generation import Config, energy_of, mode_of, sampler_of
-from benchmark.models.subject import Subject
+from benchmark.models.spec import DataSpec
+from benchmark.models.subject import Subject, from_checkpoint
 from methods.data import Dataset
 from methods.data.images import ImageSet
 from methods.errors import InputError
@@ -31,6 +32,7 @@ from methods.primitives.starts import start
 from methods.training.checkpoint import write, write_json
 from methods.training.pictures import rounded, write_grid
 from methods.training.progress import progress
+from methods.training.provenance import provenance
 
 _BATCH = 100
 """Chains that share batch statistics, as in the metric."""
@@ -38,7 +40,7 @@ _SHOWN = 200
 
 
 @dataclass(frozen=True)
-class Chains:
+class GenerationSettings:
     """How images are generated.
 
     Raises:
@@ -48,7 +50,7 @@ class Chains:
     count: int
     """Images that are kept."""
     steps: int = 40
-    """Of each chain."""
+    """Steps of each chain."""
     start: Literal["class_gaussian", "uniform", "pca"] = "class_gaussian"
     keep: float = 1.0
     """Share that is kept of what is generated, of each class: the images in which the scorer is most confident."""
@@ -61,53 +63,91 @@ class Chains:
             raise InputError(f"--keep is a share in (0, 1], not {self.keep}.")
 
 
-def generate(subject: Subject, dataset: Dataset, chains: Chains, scorer: Subject | None = None) -> ImageSet:
+def generate(
+    checkpoint: Path,
+    output: Path,
+    data: DataSpec,
+    settings: GenerationSettings,
+    *,
+    scorer: Path | None = None,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Generate images by a checkpoint, for trainings on generated data, and write them; return what is known of them.
+
+    Args:
+        checkpoint: run folder or weights file of the model whose density is sampled.
+        output: the .npz file to write; a picture and a record lie beside it.
+        data: the data set to whose training images the starts are fitted.
+        settings: how many images, and how.
+        scorer: run folder or weights file of a classifier; needed to keep less than everything.
+        device: where both models run.
+
+    Raises:
+        InputError: anything named does not fit.
+    """
+    if output.suffix != ".npz":
+        raise InputError(f"--output is a file that ends with .npz, not {output}.")
+    dataset = data.load()
+    subject = from_checkpoint(checkpoint, device)
+    surest = None if scorer is None else from_checkpoint(scorer, device)
+    for given in (subject, surest):
+        if given is not None and (given.num_classes, given.image_shape) != (dataset.num_classes, dataset.image_shape):
+            raise InputError(f"{given.name} was not trained on images and classes like those of {dataset.name}.")
+    made = sample(subject, dataset, settings, surest)
+    record = passport(subject, settings, surest, dataset, made, provenance(device))
+    save(output, made, dataset, record)
+    return record
+
+
+def sample(subject: Subject, dataset: Dataset, settings: GenerationSettings, scorer: Subject | None = None) -> ImageSet:
     """Generate images of all classes alike, uint8 [N,C,H,W], and the classes they were made for.
 
     Args:
         subject: whose density is sampled.
         dataset: to whose training images the start is fitted.
-        chains: how many, and how.
+        settings: how many, and how.
         scorer: a classifier; needed to keep less than everything.
 
     Raises:
         InputError: the start cannot be fitted, or there is no scorer and one is needed.
     """
-    if chains.keep < 1 and scorer is None:
+    if settings.keep < 1 and scorer is None:
         raise InputError("--keep below 1 needs --scorer, the checkpoint whose confidence decides what is kept.")
     train, classes = dataset.train.to(subject.device), dataset.num_classes
-    fitted = start(chains.start, train.images, train.labels, classes)
-    wanted = torch.arange(-(-int(chains.count / chains.keep) // classes) * classes) % classes
-    config = Config(steps=chains.steps)
-    sampler, training = sampler_of(subject, config), mode_of(subject, config) == "train"
+    fitted = start(settings.start, train.images, train.labels, classes)
+    wanted = torch.arange(-(-int(settings.count / settings.keep) // classes) * classes) % classes
+    chains = Chains(subject, ChainSettings(steps=settings.steps))
+    sampler = chains.sampler
     images: list[Tensor] = []
     parts = wanted.to(subject.device).split(_BATCH)
     with (
-        frozen(subject.model, training=training, track_statistics=False),
-        progress(f"generate {chains.count:,} images", len(parts), 0) as advance,
+        frozen(subject.model, training=chains.mode == "train", track_statistics=False),
+        progress(f"generate {settings.count:,} images", len(parts), 0) as advance,
     ):
         for number, y in enumerate(parts):
-            energy = energy_of(subject, config, len(y))
-            stream = generator(chains.seed, "generate", number, device=subject.device)
+            energy = chains.energy(len(y))
+            stream = generator(settings.seed, "generate", number, device=subject.device)
             x = sampler(lambda x, y=y, energy=energy: energy(x, y), fitted.sample(y, stream), stream)
             images.append(rounded(x).cpu())
             advance(number + 1, "")
     made = ImageSet(torch.cat(images), wanted)
     if scorer is not None:
-        made = made.select(_confident(made, _logits(scorer), chains, classes))
-    return made.select(slice(chains.count))
+        made = made.select(_confident(made, _logits(scorer), settings, classes))
+    return made.select(slice(settings.count))
 
 
 def _logits(scorer: Subject) -> Callable[[Tensor], Tensor]:
     return lambda x: scorer.logits(x.to(scorer.device), _BATCH).cpu()
 
 
-def _confident(made: ImageSet, logits: Callable[[Tensor], Tensor], chains: Chains, classes: int) -> Tensor:
+def _confident(
+    made: ImageSet, logits: Callable[[Tensor], Tensor], settings: GenerationSettings, classes: int
+) -> Tensor:
     """Return the places of the images to keep, as many of each class, the classes taking turns."""
     with torch.no_grad():
         probabilities = logits(made.unit()).softmax(1)
     confidence = probabilities.gather(1, made.labels[:, None]).squeeze(1)
-    each = -(-chains.count // classes)
+    each = -(-settings.count // classes)
     best = [
         places[confidence[places].argsort(descending=True, stable=True)[:each]]
         for places in (torch.nonzero(made.labels == label).flatten() for label in range(classes))
@@ -132,7 +172,12 @@ def save(path: Path, made: ImageSet, dataset: Dataset, record: dict[str, Any]) -
 
 
 def passport(
-    subject: Subject, chains: Chains, scorer: Subject | None, dataset: Dataset, made: ImageSet, commit: dict[str, Any]
+    subject: Subject,
+    settings: GenerationSettings,
+    scorer: Subject | None,
+    dataset: Dataset,
+    made: ImageSet,
+    commit: dict[str, Any],
 ) -> dict[str, Any]:
     """Return where generated images come from, and the share that an independent classifier gives the wanted class."""
     name = agreement = None
@@ -140,7 +185,7 @@ def passport(
         arbiter = judge(dataset, subject.device)
         name = arbiter.name
         agreement = 100 * (arbiter.classify(made.images.to(subject.device)) == made.labels).double().mean().item()
-    config = Config(steps=chains.steps)
+    chains = Chains(subject, ChainSettings(steps=settings.steps))
     return json.loads(
         json.dumps(
             {
@@ -150,9 +195,9 @@ def passport(
                 "subject": subject.name,
                 "weights": subject.digest,
                 "recipe": subject.metadata.get("recipe"),
-                "chains": asdict(chains),
-                "sampler": asdict(sampler_of(subject, config)),
-                "mode": mode_of(subject, config),
+                "chains": asdict(settings),
+                "sampler": asdict(chains.sampler),
+                "mode": chains.mode,
                 "scorer": None if scorer is None else scorer.digest,
                 "agreement": agreement,
                 "judge": name,

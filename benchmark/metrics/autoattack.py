@@ -7,21 +7,20 @@ where one image makes 1 %, and is replaced by the same test over all images.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from benchmark.attacks.cascade import STANDARD, Cascade
+from benchmark.attacks.cascade import CLEAN_ERROR, ROBUST, STANDARD, Cascade
 from benchmark.evaluation import evidence
-from benchmark.evaluation.shards import Shards, percent
+from benchmark.evaluation.shards import Result, Shards, percent
 from benchmark.models.subject import Subject
 from benchmark.results.entry import Measurement
 from benchmark.results.store import Arrays
-from benchmark.specs.protocol import Protocol
 from benchmark.specs.registry import Column
 from benchmark.specs.schema import Strict
 from methods.errors import InputError
-from methods.primitives.threat import ThreatModel
 
 NAME = "autoattack"
 VERSION = 1
@@ -66,7 +65,7 @@ def check(subject: Subject) -> None:
         )
 
 
-def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+def measure(data: Shards) -> Measurement:
     """Measure accuracy in percent, clean, after each attack of the cascade, and after all.
 
     Per image: ``broken_by``, -1 where the clean image is misclassified, 0 where it is robust, else the
@@ -77,10 +76,33 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
         InputError: fewer than 4 classes, for which the targeted DLR loss is not defined.
         RuntimeError: what comes back is outside the threat model, or NaN.
     """
-    check(subject)
-    threat = ThreatModel.parse(protocol.threat)
-    arrays, flags = _CASCADE.over(subject, threat, data)
-    correct, values = verdicts(arrays), _CASCADE.values(arrays, threat)
+    check(data.subject)
+    arrays, flags = _CASCADE.over(data)
+    correct, values = verdicts(arrays), _CASCADE.values(arrays, data.threat)
     if (helped := percent(correct["after_fab_t"]) - percent(correct["accuracy"])) > _SQUARE_POINTS:
         flags.append(f"Square lowered the accuracy by {helped:.2f} points below the gradient attacks (masking?)")
     return data.finish(arrays, values, flags)
+
+
+def cross_check(results: Mapping[str, Result]) -> Measurement:
+    """Return this metric's measurement with the verdicts of ``pgd20`` and ``clean`` that contradict its own.
+
+    Values: ``pgd20_breaks_autoattack_does_not`` and ``clean_verdicts_that_differ``, numbers of images; each that is not
+    0 is a flag.
+    """
+    own, samples = results[NAME]
+    values, flags = dict(own.values), list(own.flags)
+    outcomes = {name: result.samples for name, result in results.items()}
+    if samples is None:
+        return own
+    if (pgd20 := outcomes.get("pgd20")) is not None:
+        missed = int(((samples["broken_by"] == ROBUST) & ~pgd20["correct"]).sum())
+        values["pgd20_breaks_autoattack_does_not"] = missed
+        if missed:
+            flags.append(f"PGD-20 breaks {missed} images that AutoAttack leaves robust")
+    if (clean := outcomes.get("clean")) is not None:
+        differing = int(((samples["broken_by"] != CLEAN_ERROR) != clean["correct"]).sum())
+        values["clean_verdicts_that_differ"] = differing
+        if differing:
+            flags.append(f"AutoAttack and the clean metric classify {differing} clean images differently")
+    return own.model_copy(update={"values": values, "flags": flags})

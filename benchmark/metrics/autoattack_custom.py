@@ -16,14 +16,11 @@ from benchmark.attacks.autoattack import check as check_classes
 from benchmark.attacks.cascade import ROBUST, STANDARD, WRONG_BOX, Cascade
 from benchmark.evaluation import evidence
 from benchmark.evaluation.shards import Shards
-from benchmark.models.subject import Subject
 from benchmark.results.entry import Measurement
 from benchmark.results.store import Arrays
-from benchmark.specs.protocol import Protocol
 from benchmark.specs.registry import Column
 from benchmark.specs.schema import Strict
 from methods.errors import InputError
-from methods.primitives.threat import ThreatModel
 
 NAME = "autoattack_custom"
 VERSION = 1
@@ -70,7 +67,7 @@ def verdicts(samples: Arrays) -> dict[str, np.ndarray]:
     return {"accuracy": samples["broken_by"] == ROBUST}
 
 
-def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+def measure(data: Shards) -> Measurement:
     """Measure accuracy in percent, clean, after each attack of the cascade, and after all.
 
     Per image as :mod:`benchmark.metrics.autoattack`.
@@ -80,11 +77,11 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
             and an attack is defined for Linf only.
         RuntimeError: what comes back is outside the threat model, or NaN.
     """
-    config: Config = protocol.config(NAME)
-    threat, cascade = ThreatModel.parse(protocol.threat), config.cascade
-    check_classes(subject, config.attacks)
+    config: Config = data.config
+    threat, cascade = data.threat, config.cascade
+    check_classes(data.subject, config.attacks)
     if WRONG_BOX in config.attacks and threat.norm != "Linf":
         raise InputError(f"{WRONG_BOX} is defined for Linf, not for {threat}.")
-    arrays, flags = cascade.over(subject, threat, data)
+    arrays, flags = cascade.over(data)
     standing = f"not AutoAttack standard: {', '.join(config.attacks)}, {config.iterations} iterations"
     return data.finish(arrays, cascade.values(arrays, threat), [standing, *flags])

@@ -14,13 +14,10 @@ import numpy as np
 from benchmark.attacks.cascade import Cascade
 from benchmark.evaluation.shards import Shards
 from benchmark.metrics.autoattack import check, conditions
-from benchmark.models.subject import Subject
 from benchmark.results.entry import Measurement
 from benchmark.results.store import Arrays
-from benchmark.specs.protocol import Protocol
 from benchmark.specs.registry import Column
 from benchmark.specs.schema import Strict
-from methods.primitives.threat import ThreatModel
 
 __all__ = ["COLUMNS", "NAME", "VERSION", "Config", "check", "conditions", "measure", "verdicts"]
 
@@ -47,7 +44,7 @@ def verdicts(samples: Arrays) -> dict[str, np.ndarray]:
     return _CASCADE.verdicts(samples)
 
 
-def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+def measure(data: Shards) -> Measurement:
     """Measure accuracy in percent, clean, after each attack of the cascade, and after all.
 
     Values besides: ``refuted``, the number of images for which bfloat16 claimed a misclassification that float32
@@ -57,8 +54,7 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
         InputError: fewer than 4 classes, for which the targeted DLR loss is not defined.
         RuntimeError: what comes back is outside the threat model, or NaN.
     """
-    check(subject)
-    threat = ThreatModel.parse(protocol.threat)
-    arrays, flags = _CASCADE.over(subject, threat, data)
-    values = _CASCADE.values(arrays, threat) | {"refuted": int(arrays["refuted"].sum())}
+    check(data.subject)
+    arrays, flags = _CASCADE.over(data)
+    values = _CASCADE.values(arrays, data.threat) | {"refuted": int(arrays["refuted"].sum())}
     return data.finish(arrays, values, [_FLAG, *flags])

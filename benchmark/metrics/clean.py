@@ -6,10 +6,8 @@ import numpy as np
 import torch
 
 from benchmark.evaluation.shards import Shard, Shards, percent, standard_error
-from benchmark.models.subject import Subject
 from benchmark.results.entry import Measurement
 from benchmark.results.store import Arrays
-from benchmark.specs.protocol import Protocol
 from benchmark.specs.registry import Column
 from benchmark.specs.schema import Strict
 
@@ -28,12 +26,12 @@ def verdicts(samples: Arrays) -> dict[str, np.ndarray]:
     return {"accuracy": samples["correct"]}
 
 
-def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+def measure(data: Shards) -> Measurement:
     """Measure accuracy in percent with its binomial standard error; per image, the predicted class."""
 
     @torch.no_grad()
     def outcome(shard: Shard) -> Arrays:
-        predicted = subject.logits(shard.x, data.batch_size).argmax(1)
+        predicted = data.subject.logits(shard.x, data.batch_size).argmax(1)
         return {"predicted": predicted.cpu().numpy(), "correct": (predicted == shard.y).cpu().numpy()}
 
     arrays = data.map(outcome)

@@ -17,10 +17,8 @@ import numpy as np
 
 from benchmark.evaluation.shards import Shards
 from benchmark.metrics import pgd
-from benchmark.models.subject import Subject
 from benchmark.results.entry import Measurement, Value
 from benchmark.results.store import NOTE
-from benchmark.specs.protocol import Protocol
 from benchmark.specs.registry import Column
 from benchmark.specs.schema import Strict
 
@@ -40,14 +38,14 @@ COLUMNS = {
 }
 
 
-def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+def measure(data: Shards) -> Measurement:
     """Measure mean, standard deviation (n - 1) and mean size of the gaps of joint and marginal energy.
 
     ``energy_*`` is the joint energy with true labels. ``*_gap_scaled`` is the mean gap over the standard
     deviation of the clean energy. Deviations of a single image, and what is divided by a deviation of 0, are
     None. Per image: the four energies.
     """
-    arrays = data.of(pgd.NAME).map(pgd.attack_shard(subject, data, protocol))
+    arrays = data.of(pgd.NAME).map(pgd.attack_shard(data))
     kept = {name: array for name, array in arrays.items() if "energy" in name or name.startswith(NOTE)}
     values: dict[str, Value] = {}
     for name, kind in (("energy", "joint_energy"), ("marginal_energy", "marginal_energy")):

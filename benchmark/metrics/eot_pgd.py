@@ -17,17 +17,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.evaluation.shards import Shard, Shards, in_batches, percent, standard_error
+from benchmark.evaluation.batching import in_batches
+from benchmark.evaluation.shards import Shard, Shards, percent, standard_error
 from benchmark.metrics import pgd
 from benchmark.models.subject import Subject
 from benchmark.results.entry import Measurement, Value
 from benchmark.results.store import Arrays
-from benchmark.specs.protocol import Protocol
 from benchmark.specs.registry import Column
 from benchmark.specs.schema import Strict
 from methods.primitives.attacks import PGD
 from methods.primitives.losses import cross_entropy
-from methods.primitives.threat import ThreatModel
 
 NAME = "eot_pgd"
 VERSION = 1
@@ -53,13 +52,13 @@ def verdicts(samples: Arrays) -> dict[str, np.ndarray]:
     return {"accuracy": samples["correct"]}
 
 
-def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+def measure(data: Shards) -> Measurement:
     """Measure accuracy in percent by majority, and what a single forward pass would find on average.
 
     Per image: ``correct``, ``wrong_share`` of the forward passes, ``noisy`` where the model draws noise.
     """
-    config, threat = protocol.config(NAME), ThreatModel.parse(protocol.threat)
-    attack = PGD(**protocol.config(pgd.NAME).model_dump())
+    subject, config, threat = data.subject, data.config, data.threat
+    attack = PGD(**data.protocol.config(pgd.NAME).model_dump())
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         return cross_entropy(subject.logits(x), y)

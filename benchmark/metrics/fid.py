@@ -23,10 +23,8 @@ from benchmark.generation import fidelity
 from benchmark.generation.fidelity import Split
 from benchmark.metrics import generation
 from benchmark.metrics.generation import Source
-from benchmark.models.subject import Subject
 from benchmark.results.entry import Measurement, Value
 from benchmark.results.store import Arrays
-from benchmark.specs.protocol import Protocol
 from benchmark.specs.registry import Column
 from benchmark.specs.schema import Strict
 from methods.data.images import unit
@@ -64,7 +62,7 @@ def conditions(data: Shards) -> dict[str, Any]:
     }
 
 
-def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+def measure(data: Shards) -> Measurement:
     """Measure the distance of the generated images to real ones.
 
     Values: ``fid``, ``inception_score`` and ``kid``, with the deviation ``_std`` of the latter two over splits and
@@ -74,7 +72,7 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     Raises:
         InputError: the weights cannot be had, or the source gave no images.
     """
-    config = protocol.config(NAME)
+    subject, config = data.subject, data.config
     extractor = fidelity.inception(subject.device)
     images = generation.images(data, config.source)
 

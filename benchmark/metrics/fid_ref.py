@@ -18,10 +18,8 @@ from benchmark.generation import fidelity
 from benchmark.metrics import generation
 from benchmark.metrics.generation import Source
 from benchmark.models import reference as networks
-from benchmark.models.subject import Subject
 from benchmark.results.entry import Measurement, Value
 from benchmark.results.store import NOTE, Arrays
-from benchmark.specs.protocol import Protocol
 from benchmark.specs.registry import Column
 from benchmark.specs.schema import Strict
 
@@ -59,7 +57,7 @@ def conditions(data: Shards) -> dict[str, Any]:
     }
 
 
-def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+def measure(data: Shards) -> Measurement:
     """Measure the distance of the generated images, of their untouched starts, and of the test images.
 
     Values: ``fid_ref``; ``fid_ref_start``, None for the buffer; ``fid_ref_real``; and the passport.
@@ -68,8 +66,8 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
         InputError: the data set has no reference network, or the source gave no images.
     """
     dataset = generation.whole(data)
-    extractor = fidelity.reference_network(dataset.name, subject.device)
-    images = generation.images(data, protocol.config(NAME).source)
+    extractor = fidelity.reference_network(dataset.name, data.subject.device)
+    images = generation.images(data, data.config.source)
 
     def outcome(shard: Shard) -> Arrays:
         seen = {"": images(shard), "start_": images.untouched(shard), "real_": shard.x}

@@ -21,37 +21,29 @@ untouched, and a shard is never split. Energies are in the mode of the chains, t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal, cast, get_args
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from benchmark.evaluation.shards import Shard, Shards, in_batches, percent
+from benchmark.evaluation.shards import Shard, Shards, percent
 from benchmark.generation import reference_classifier as judges
+from benchmark.generation.chains import Chains, ChainSettings, Energy
 from benchmark.generation.reference_classifier import Judge
-from benchmark.models.subject import Subject
 from benchmark.results.entry import Measurement, Value
 from benchmark.results.store import Arrays
-from benchmark.specs.protocol import Protocol
 from benchmark.specs.registry import Column
-from benchmark.specs.schema import Strict
-from methods.backbones import Classifier
 from methods.data import Dataset
 from methods.data.images import unit
 from methods.errors import InputError
-from methods.primitives.energy import joint_energy, marginal_energy
 from methods.primitives.modes import frozen
 from methods.primitives.random import generator
-from methods.primitives.samplers import SGLD
 from methods.primitives.starts import Start, start
 from methods.training.pictures import frechet, load_buffer, reference_thumbnails, rounded, thumbnails
 
-Energy = Callable[[Tensor, Tensor], Tensor]
-"""(Images [B,C,H,W], labels [B]) -> energies [B]."""
 NAME = "generation"
 VERSION = 1
 BUFFER = "buffer"
@@ -64,31 +56,15 @@ _THUMBNAILS = "thumbnails_start_"
 """Arrays of the untouched starts that are compared, and not kept with the samples."""
 
 
-class Config(Strict):
-    """The chains; lengths and steps in [0, 1] pixel units.
-
-    A density is sampled by the chains it was trained with: step, clip, noise and clamp are those that the checkpoint
-    names. Those below are for the checkpoints that name none, and for all of them with ``sampler: protocol``.
-    """
-
-    sampler: Literal["own", "protocol"] = "own"
+class Config(ChainSettings):
+    """The chains, and where they begin."""
 
     starts: Annotated[tuple[Literal["class_gaussian", "uniform", "pca"], ...], Field(min_length=1)] = (
         "class_gaussian",
         "uniform",
         "pca",
     )
-    """Where chains begin: JEM++'s informative start, noise, WEAT's principal components."""
-    steps: Annotated[int, Field(ge=1)] = 100
-    step_size: Annotated[float, Field(gt=0)] = 0.25
-    """Factor of the gradient; JEM family: 1 in [-1, 1] units."""
-    clip: Annotated[float, Field(gt=0)] | None = 2.0
-    """Bound of each entry of the gradient; JEM++: 1 in [-1, 1] units."""
-    noise: Annotated[float, Field(ge=0)] = 0.0
-    """Standard deviation of a step's noise."""
-    energy: Literal["joint", "marginal"] = "joint"
-    mode: Literal["own", "eval", "train"] = "own"
-    """Of BatchNorm while sampling; own: what the checkpoint says."""
+    """JEM++'s informative start, noise, WEAT's principal components."""
 
     @field_validator("starts")
     @classmethod
@@ -119,13 +95,11 @@ def conditions(data: Shards) -> dict[str, Any]:
         "train": dataset.train.digest,
         "judge": judges.identity(dataset.name),
         "buffer": None if buffer is None else hashlib.sha256(buffer.read_bytes()).hexdigest(),
-        "energy": _energy_name(subject, config),
-        "mode": mode_of(subject, config),
-        "sampler": asdict(sampler_of(subject, config)),
+        **Chains(subject, config).identity,
     }
 
 
-def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+def measure(data: Shards) -> Measurement:
     """Generate, and measure each source; a start that cannot be fitted becomes a flag.
 
     Values: ``<source>_agreement`` in percent, ``_energy`` (mean), ``_saturated`` (share of pixel values at 0 or 1)
@@ -145,7 +119,7 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     dataset, judge = whole(data), make.judge
     arrays = data.map(make)
     values: dict[str, Value] = {
-        **_chains(data),
+        **make.chains.passport,
         "judge": None if judge is None else judge.name,
         "judge_accuracy": None if judge is None else judge.accuracy(dataset.test),
         "energy_real": _mean(arrays["energy_real"]),
@@ -184,7 +158,8 @@ class Images:
     @property
     def passport(self) -> dict[str, Value]:
         """Where they come from, and how the chains ran; of the buffer's, only that they are its."""
-        return {"start": self.source} | ({} if self.start is None else _chains(self.data))
+        chains = Chains(self.data.subject, self.data.config)
+        return {"start": self.source} | ({} if self.start is None else chains.passport)
 
 
 def images(data: Shards, source: Source) -> Images:
@@ -210,17 +185,7 @@ def _generator(data: Shards) -> tuple[_Generator, list[str]]:
     starts, buffer = _starts(config, dataset, data.subject.device, flags), _buffer(data, flags)
     if not starts and buffer is None:
         raise InputError(f"Nothing can be generated: {flags[-1]}")
-    return _Generator(data, config, starts, buffer, judge), flags
-
-
-def _chains(data: Shards) -> dict[str, Value]:
-    subject, config = data.subject, data.protocol.config(NAME)
-    sampler = sampler_of(subject, config)
-    return {
-        "energy": _energy_name(subject, config),
-        "mode": mode_of(subject, config),
-        **{name: getattr(sampler, name) for name in ("steps", "step_size", "clip", "noise")},
-    }
+    return _Generator(data, Chains(data.subject, config), starts, buffer, judge), flags
 
 
 @dataclass(frozen=True)
@@ -228,7 +193,7 @@ class _Generator:
     """Makes the outcome of one shard."""
 
     data: Shards
-    config: Config
+    chains: Chains
     starts: dict[str, Start]
     buffer: Tensor | None
     judge: Judge | None
@@ -238,14 +203,13 @@ class _Generator:
         return (*self.starts, *(() if self.buffer is None else (BUFFER,)))
 
     def __call__(self, shard: Shard) -> Arrays:
-        subject, config = self.data.subject, self.config
-        training = mode_of(subject, config) == "train"
-        sampler = sampler_of(subject, config)
+        subject, chains = self.data.subject, self.chains
+        training, sampler = chains.mode == "train", chains.sampler
         y, found = shard.y, {"wanted": shard.y}
         kept = None if self.buffer is None else self._slots(shard, self.buffer)
         with frozen(subject.model, training=training, track_statistics=False):
             # Images that share batch statistics cannot be split without changing their energies.
-            energy = energy_of(subject, config, len(y) if training else self.data.batch_size)
+            energy = chains.energy(len(y) if training else self.data.batch_size)
             found["energy_real"] = _valued(energy, shard.x, y)
             if not bool(found["energy_real"].isfinite().all()):
                 raise FloatingPointError("the model's energies are not finite (NaN or infinite)")
@@ -285,38 +249,6 @@ def whole(data: Shards) -> Dataset:
     if data.dataset is None:
         raise RuntimeError("Generation needs the whole data set: its starts are fitted to the training split.")
     return data.dataset
-
-
-def _energy_name(subject: Subject, config: Config) -> str:
-    own = subject.metadata.get("generation", {}).get("energy")
-    return "scalar" if own == "scalar" else config.energy
-
-
-def mode_of(subject: Subject, config: Config) -> str:
-    """Return the network's mode while its chains run: train or eval."""
-    return subject.metadata.get("generation", {}).get("mode", "eval") if config.mode == "own" else config.mode
-
-
-def sampler_of(subject: Subject, config: Config) -> SGLD:
-    """Return the chains of a subject: its own step, clip, noise and clamp, in the number of steps that is asked for."""
-    own = subject.metadata.get("generation", {}).get("sampler") if config.sampler == "own" else None
-    if own is None:
-        return SGLD(config.steps, config.step_size, config.clip, config.noise)
-    # The literal inner loop needs the first layer apart, and is one step N times as long.
-    length = own["step_size"] * own["inner_steps"]
-    return SGLD(config.steps, length, own["clip"], own["noise"], own["clamp"])
-
-
-def energy_of(subject: Subject, config: Config, batch_size: int) -> Energy:
-    """Return (images, labels) -> energies [B] of the subject's kind, in passes of at most ``batch_size`` images."""
-    model, name = subject.model, _energy_name(subject, config)
-
-    def whole(x: Tensor, y: Tensor) -> Tensor:
-        if name == "scalar":
-            return cast(Classifier, model).scalar_energy(x)
-        return marginal_energy(model(x)) if name == "marginal" else joint_energy(model(x), y)
-
-    return lambda x, y: in_batches(whole, y, batch_size)(x)
 
 
 @torch.no_grad()

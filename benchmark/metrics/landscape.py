@@ -30,10 +30,8 @@ from pydantic import Field
 
 from benchmark.evaluation.shards import Shard, Shards
 from benchmark.metrics import generation, pgd
-from benchmark.models.subject import Subject
 from benchmark.results.entry import Measurement, Value
 from benchmark.results.store import NOTE, Arrays
-from benchmark.specs.protocol import Protocol
 from benchmark.specs.registry import Column
 from benchmark.specs.schema import Strict
 from methods.data.images import unit
@@ -67,7 +65,7 @@ def conditions(data: Shards) -> dict[str, Any]:
     return generation.conditions(data)
 
 
-def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+def measure(data: Shards) -> Measurement:
     """Measure gaps, and overlaps and distances of the distributions.
 
     Values, ``energy_*`` of the joint and ``marginal_energy_*`` of the marginal energy: of each distribution ``_mean``
@@ -84,9 +82,9 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     Raises:
         InputError: the metric ``generation`` has no images from that source.
     """
-    config = protocol.config(NAME)
+    config = data.config
     made = generation.images(data, config.source)
-    attacked = data.of(pgd.NAME).map(pgd.attack_shard(subject, data, protocol))
+    attacked = data.of(pgd.NAME).map(pgd.attack_shard(data))
     forwarded = data.map(_Forward(data, made))
     arrays = {name: array for name, array in attacked.items() if "energy" in name} | forwarded
     sizes = [found[f"{NOTE}batch_size"] for found in (attacked, forwarded)]

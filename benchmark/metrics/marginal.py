@@ -21,10 +21,8 @@ from benchmark.evaluation.shards import Shard, Shards, counted, percent, standar
 from benchmark.models.subject import Subject
 from benchmark.results.entry import Measurement, Value
 from benchmark.results.store import NOTE, Arrays
-from benchmark.specs.protocol import Protocol
 from benchmark.specs.registry import Column
 from benchmark.specs.schema import Strict
-from methods.primitives.threat import ThreatModel
 
 NAME = "marginal"
 VERSION = 1
@@ -84,7 +82,7 @@ def check(subject: Subject) -> None:
     autoattack.check(subject, autoattack.NAMES)
 
 
-def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+def measure(data: Shards) -> Measurement:
     """Measure accuracy in percent under each attack alone, and in the worst case of each image.
 
     Per image: ``correct_<attack>``, false where the clean image is misclassified too; ``correct_clean``; and the
@@ -94,7 +92,7 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
         InputError: an attack is not defined for so few classes.
         RuntimeError: what comes back is outside the threat model, or NaN.
     """
-    attacks, threat = protocol.config(NAME).attacks, ThreatModel.parse(protocol.threat)
+    subject, attacks, threat = data.subject, data.config.attacks, data.threat
     autoattack.check(subject, attacks)
 
     def outcome(shard: Shard) -> Arrays:

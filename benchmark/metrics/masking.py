@@ -1,23 +1,20 @@
-"""The gradient-masking court on one subject: can its accuracy under attack be believed?
+"""``masking``: checks for gradient masking. Can the accuracy under attack be believed?
 
 Measured on the first images alone, because what it looks for concerns most images and not a few. The attacks of
-``pgd20`` and ``sweep`` are those metrics' own, and shared with them. The court adds PGD from further starts, on
+``pgd20`` and ``sweep`` are those metrics' own, and shared with them. It adds PGD from further starts, on
 rescaled logits and, where the model draws noise, on averaged gradients; random perturbations; Square and a transferred
 attack, both on what no white-box attack broke; and the gradient itself. What else can be wrong with a model is asked
 of :mod:`benchmark.models.probes`. :mod:`benchmark.attacks.masking_checks` makes checks of the numbers.
-
-Finite differences are taken over steps of eps/50, where attacks move, and not over infinitesimal ones, within which
-even k-WTA (Xiao et al. 2020) is smooth.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -25,39 +22,26 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmark.attacks import autoattack, masking_checks
+from benchmark.attacks import masking_checks
+from benchmark.attacks.masking_attacks import STREAM, ShardAttacks
 from benchmark.attacks.masking_checks import Count
-from benchmark.evaluation.shards import Shard, Shards, in_batches
+from benchmark.evaluation.shards import Result, Shard, Shards
 from benchmark.metrics import pgd, sweep
 from benchmark.models import probes, reference
 from benchmark.models.probes import Domain
 from benchmark.models.subject import Subject
 from benchmark.results.entry import Check, Measurement
 from benchmark.results.store import Arrays
-from benchmark.specs.protocol import Protocol
 from benchmark.specs.registry import Column
 from benchmark.specs.schema import Strict
 from methods.errors import InputError
 from methods.primitives.attacks import PGD
 from methods.primitives.losses import cross_entropy
-from methods.primitives.modes import frozen, mode
-from methods.primitives.random import normal_like
 from methods.primitives.threat import ThreatModel
-from methods.primitives.transfer_attacks import MIFGSM
 
-NAME = "masking"
+NAME = STREAM
 VERSION = 1
 NEEDS = (pgd.NAME, sweep.NAME)
-_DIRECTIONS = 4
-"""Random ones, along which the gradient is held against finite differences."""
-_STEP = 1 / 50
-"""Length of the steps along them, each way, as a share of eps."""
-_SHORTEST = 1e-4
-"""Of those steps: below it, float32 drowns them."""
-_CONTRADICTION = 0.5
-"""Distance of the two, relative to the larger, from which one contradicts the other."""
-_ROUNDING = 1e-6
-"""Of float32 logits, relative to the largest."""
 _DOMAIN_IMAGES = 300
 """For the input domain, which takes forward passes alone; a wrong one can cost few images."""
 _BATCH = 16
@@ -93,29 +77,36 @@ def conditions(data: Shards) -> dict[str, Any]:
     return {"surrogate": surrogate, "domains": [str(domain) for domain in _domains(data)]}
 
 
-def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+def measure(data: Shards) -> Measurement:
     """Measure the value ``verdict`` (:func:`masking_checks.verdict`), and its checks; each failed one is a flag.
 
     Per image, bool: correct when clean and under each attack; whether the gradient vanishes, and whether finite
     differences contradict it.
     """
-    few = replace(data, n=min(data.n, protocol.config(NAME).images))
-    arrays, checks = hear(subject, few, protocol)
+    few = replace(data, n=min(data.n, data.config.images))
+    arrays, checks = outcomes_and_checks(few)
     return few.finish(arrays, masking_checks.summary(checks), masking_checks.flags(checks), checks=checks)
 
 
-def hear(
-    subject: Subject, data: Shards, protocol: Protocol, stated: ThreatModel | None = None
-) -> tuple[Arrays, list[Check]]:
+def cross_check(results: Mapping[str, Result]) -> Measurement:
+    """Return this metric's measurement with the checks that hold ``autoattack`` against ``pgd20``, where both ran."""
+    own = results[NAME].measurement
+    if not {"pgd20", "autoattack"} <= results.keys():
+        return own
+    pgd20, autoattack = (results[name].measurement for name in ("pgd20", "autoattack"))
+    accuracies = cast(float, pgd20.values["accuracy"]), cast(float, autoattack.values["accuracy"])
+    square = cast(float, autoattack.values["after_fab_t"]) - cast(float, autoattack.values["after_square"])
+    return masking_checks.extended(own, masking_checks.against_autoattack(*accuracies, autoattack.n, square))
+
+
+def outcomes_and_checks(data: Shards, stated: ThreatModel | None = None) -> tuple[Arrays, list[Check]]:
     """Return the outcomes per image, and the checks.
 
     Args:
-        subject: frozen and in eval mode.
-        data: all its images are used.
-        protocol: the attacks', its threat model included.
-        stated: the threat model that the attacks are said to have, where that is another.
+        data: all its images are used; the subject is frozen and in eval mode.
+        stated: the threat model that the attacks are said to have, where that is another than the protocol's.
     """
-    model, first = subject.model, next(iter(data))
+    subject, model, first = data.subject, data.subject.model, next(iter(data))
     x, y = first.x[: probes.FEW], first.y[: probes.FEW]
     with torch.no_grad():
         subject.logits(x)  # refuses NaN, of which no probe makes sense
@@ -124,16 +115,16 @@ def hear(
 
     attacked: Arrays = {}
     if reached:
-        pgd20 = data.of(pgd.NAME).map(pgd.attack_shard(subject, data, protocol))
-        swept = data.of(sweep.NAME).map(sweep.curves(subject, data, protocol))
+        pgd20 = data.of(pgd.NAME).map(pgd.attack_shard(data))
+        swept = data.of(sweep.NAME).map(sweep.curves(data))
         attacked = {"pgd": pgd20["correct"], "perturbation": pgd20["perturbation"]}
         attacked |= {name: swept[name] for name in ("correct_eps", "correct_steps", "correct_unbounded")}
-    arrays = data.map(_tried(subject, data, protocol, attacked, stochastic=not repeated.fine))
+    arrays = data.map(_attacks(data, attacked, stochastic=not repeated.fine))
 
-    outcomes = _outcome_checks(arrays, subject, protocol)
+    outcomes = _outcome_checks(arrays, data)
     if not _above_chance(arrays, subject):
         outcomes = [masking_checks.at_chance(check) for check in outcomes]
-    threat = stated or ThreatModel.parse(protocol.threat)
+    threat = stated or data.threat
     return arrays, [
         *outcomes,
         masking_checks.budget(float(arrays["perturbation"].max()) if reached else None, threat.radius),
@@ -145,14 +136,14 @@ def hear(
         masking_checks.batch_norm_mode(_broken(arrays, "clean", "batch_statistics")),
         masking_checks.state(probes.state(model, x).measured or 0.0),
         masking_checks.probabilities(probes.probabilities(model, x).severity == "problem"),
-        _domain_check(subject, data),
+        _domain_check(data),
     ]
 
 
-def _outcome_checks(arrays: Arrays, subject: Subject, protocol: Protocol) -> list[Check]:
+def _outcome_checks(arrays: Arrays, data: Shards) -> list[Check]:
     """Return the checks that hold the outcome of one attack against that of another."""
-    grid, threat = protocol.config(sweep.NAME), ThreatModel.parse(protocol.threat)
-    cover = 1.0 if threat.norm == "Linf" else math.sqrt(math.prod(subject.image_shape))
+    grid, threat = data.protocol.config(sweep.NAME), data.threat
+    cover = 1.0 if threat.norm == "Linf" else math.sqrt(math.prod(data.subject.image_shape))
 
     def curve(name: str) -> list[Count]:
         return [Count(int(correct.sum()), len(correct)) for correct in arrays[name].T] if name in arrays else []
@@ -175,11 +166,11 @@ def _outcome_checks(arrays: Arrays, subject: Subject, protocol: Protocol) -> lis
     ]
 
 
-def _domain_check(subject: Subject, data: Shards) -> Check:
+def _domain_check(data: Shards) -> Check:
     """Hold accuracy in [0,1] against that in every other domain."""
     chosen = slice(0, _DOMAIN_IMAGES)
     x, y = data.images.unit(chosen), data.images.labels[chosen]
-    given, *others = probes.try_domains(subject.model, x, y, _domains(data), data.batch_size)
+    given, *others = probes.try_domains(data.subject.model, x, y, _domains(data), data.batch_size)
     rival = max(others, key=lambda trial: trial.accuracy)
     return masking_checks.input_domain(given.accuracy, rival.accuracy, rival.domain.name, rival.beats(given))
 
@@ -231,9 +222,7 @@ def _surrogate(data: Shards) -> Subject | None:
     return found if found is not None and (found.num_classes, found.image_shape) == own else None
 
 
-def _tried(
-    subject: Subject, data: Shards, protocol: Protocol, attacked: Arrays, *, stochastic: bool
-) -> Callable[[Shard], Arrays]:
+def _attacks(data: Shards, attacked: Arrays, *, stochastic: bool) -> Callable[[Shard], Arrays]:
     """Return the function that measures one shard, given what ``pgd20`` and ``sweep`` found on all of them.
 
     Its outcome, bool [B]: the images that stay correct under no attack (``clean``), ``pgd``, every white-box attack
@@ -242,13 +231,13 @@ def _tried(
     ``contradicted``. What does not apply is left out: without ``attacked``, all that needs a gradient, in whose place
     ``pgd`` and ``white_box`` break nothing.
     """
-    config, threat = protocol.config(NAME), ThreatModel.parse(protocol.threat)
+    config, threat, protocol = data.protocol.config(NAME), data.threat, data.protocol
     inside = [multiple <= 1 for multiple in protocol.config(sweep.NAME).eps]
     surrogate = _surrogate(data)
     mine = [index for index in range(len(data)) if data.part is None or index in data.part]
 
     def outcome(shard: Shard) -> Arrays:
-        trial = _Trial(subject, threat, shard, data.batch_size)
+        trial = ShardAttacks(data.subject, threat, shard, data.batch_size)
         clean = pgd20 = white_box = trial.correct(shard.x)
         found: dict[str, Tensor] = {}
         if attacked:
@@ -268,138 +257,8 @@ def _tried(
         found["square"] = trial.squared(white_box, config.queries)
         if surrogate is not None:
             found["transfer"] = trial.transferred(white_box, surrogate)
-        if any(isinstance(module, _BatchNorm) for module in subject.model.modules()):
+        if any(isinstance(module, _BatchNorm) for module in data.subject.model.modules()):
             found["batch_statistics"] = trial.with_batch_statistics() if len(shard.y) >= _BATCH else clean
         return {name: tensor.cpu().numpy() for name, tensor in found.items()}
 
     return outcome
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """The court's own attacks and measurements on one shard; each returns bool [B]."""
-
-    subject: Subject
-    threat: ThreatModel
-    shard: Shard
-    batch_size: int
-
-    @torch.no_grad()
-    def correct(self, x_adv: Tensor, which: Tensor | slice = slice(None)) -> Tensor:
-        """Tell which images are classified correctly; ``x_adv`` are those at ``which``."""
-        return self.subject.logits(x_adv, self.batch_size).argmax(1) == self.shard.y[which]
-
-    def _attacked(
-        self,
-        attack: PGD | MIFGSM,
-        which: Tensor | slice,
-        *stream: str | int,
-        logits: Callable[[Tensor], Tensor] | None = None,
-    ) -> Tensor:
-        """Return whether the images at ``which`` stay correct when the cross-entropy of ``logits`` is raised."""
-        target = logits or self.subject.logits
-        x, y = self.shard.x[which], self.shard.y[which]
-        objective = in_batches(lambda x, y: cross_entropy(target(x), y), y, self.batch_size)
-        return self.correct(attack(objective, x, self.threat, self.shard.generator(*stream)), which)
-
-    def restarted(self, attack: PGD, correct: Tensor, restarts: int) -> Tensor:
-        """Attack what an attack left ``correct`` again, from other random starts."""
-        correct, attack = correct.clone(), replace(attack, start="uniform")
-        for restart in range(restarts):
-            left = correct.nonzero().squeeze(1)
-            if len(left):
-                correct[left] = self._attacked(attack, left, NAME, "restart", restart)
-        return correct
-
-    def rescaled(self, attack: PGD) -> Tensor:
-        """Attack logits that are divided by their spread, from PGD-20's own start."""
-        with torch.no_grad():
-            spread = self.subject.logits(self.shard.x, self.batch_size).std().clamp(min=_ROUNDING)
-        return self._attacked(attack, slice(None), pgd.NAME, "start", logits=lambda x: self.subject.logits(x) / spread)
-
-    def averaged(self, attack: PGD, draws: int) -> Tensor:
-        """Attack the mean loss over ``draws`` forward passes (Athalye et al. 2018, EOT), from PGD-20's own start."""
-
-        def loss(x: Tensor, y: Tensor) -> Tensor:
-            return torch.stack([cross_entropy(self.subject.logits(x), y) for _ in range(draws)]).mean(0)
-
-        objective = in_batches(loss, self.shard.y, self.batch_size)
-        start = self.shard.generator(pgd.NAME, "start")
-        return self.correct(attack(objective, self.shard.x, self.threat, start))
-
-    def cornered(self, corners: int) -> Tensor:
-        """Try random perturbations of size eps."""
-        generator, x = self.shard.generator(NAME, "corners"), self.shard.x
-        correct = torch.ones(len(x), dtype=torch.bool, device=x.device)
-        for _ in range(corners):
-            delta = self.threat.radius * self.threat.steepest(normal_like(x, generator))
-            correct &= self.correct(self.threat.project(x + delta, x))
-        return correct
-
-    def squared(self, correct: Tensor, queries: int) -> Tensor:
-        """Attack what others left ``correct`` with Square."""
-        correct, left = correct.clone(), correct.nonzero().squeeze(1)
-        if len(left):
-            shard = replace(self.shard, x=self.shard.x[left], y=self.shard.y[left])
-            _, seen, _ = autoattack.judged("square", self.subject, self.threat, shard, self.batch_size, queries=queries)
-            correct[left] = seen.to(shard.y) == shard.y
-        return correct
-
-    def transferred(self, correct: Tensor, surrogate: Subject) -> Tensor:
-        """Attack another network with MI-FGSM, and see which of the images that others left ``correct`` stay so."""
-        correct, left = correct.clone(), correct.nonzero().squeeze(1)
-        if len(left):
-            with frozen(surrogate.model):
-                correct[left] = self._attacked(MIFGSM(), left, NAME, "transfer", logits=surrogate.logits)
-        return correct
-
-    def with_batch_statistics(self) -> Tensor:
-        """Classify with the statistics of each batch, and leave the running ones as they are."""
-        with mode(self.subject.model, training=True, track_statistics=False):
-            return self.correct(self.shard.x)
-
-    def vanishing(self) -> Tensor:
-        """Tell where the cross-entropy's gradient is exactly zero or not finite, on the image or beside it."""
-        beside = self.threat.random_start(self.shard.x, self.shard.generator(NAME, "beside"))
-        zero = torch.zeros_like(self.shard.y, dtype=torch.bool)
-        for x in (self.shard.x, beside):
-            leaf = x.clone().requires_grad_()
-            loss = in_batches(lambda x, y: cross_entropy(self.subject.logits(x), y), self.shard.y, self.batch_size)
-            (gradient,) = torch.autograd.grad(loss(leaf).sum(), leaf)
-            largest = gradient.flatten(1).abs().amax(1)
-            zero |= (largest == 0) | ~largest.isfinite()
-        return zero
-
-    def contradicted(self) -> Tensor:
-        """Tell where finite differences contradict autograd, about the label's logit minus its strongest rival's.
-
-        Both are vectors of slopes along random directions, at a point beside the image, where quantised images do not
-        all lie at the same distance from a quantiser's jumps.
-        """
-        generator, y = self.shard.generator(NAME, "differences"), self.shard.y
-        step = max(_STEP * self.threat.radius, _SHORTEST)
-        # From here no step leaves [0, 1].
-        near = (1 - 2 * step) * self.threat.random_start(self.shard.x, generator) + step
-        with torch.no_grad():
-            logits = self.subject.logits(near, self.batch_size)
-        rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
-        pair = torch.stack([y, rival], 1)
-
-        def margin(x: Tensor, pair: Tensor) -> Tensor:
-            torch.manual_seed(self.shard.seed(NAME, "noise"))  # the same draw in each pass, where the model draws
-            label, other = self.subject.logits(x).gather(1, pair).unbind(1)
-            return label - other
-
-        value = in_batches(margin, pair, self.batch_size)
-        leaf = near.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(value(leaf).sum(), leaf)
-        promised, seen = [], []
-        for _ in range(_DIRECTIONS):
-            direction = self.threat.steepest(normal_like(near, generator))
-            promised.append((gradient * direction).flatten(1).sum(1))
-            ends = [value(near + side * step * direction).detach() for side in (1, -1)]
-            seen.append((ends[0] - ends[1]) / (2 * step))
-        slopes = torch.stack(promised, 1), torch.stack(seen, 1)
-        apart, first, second = (torch.linalg.vector_norm(v, dim=1) for v in (slopes[0] - slopes[1], *slopes))
-        rounding = _ROUNDING * float(logits.abs().max()) / step * math.sqrt(_DIRECTIONS)
-        return ~(apart <= _CONTRADICTION * torch.maximum(first, second) + rounding)

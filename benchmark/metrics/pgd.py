@@ -17,11 +17,10 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.evaluation import evidence
-from benchmark.evaluation.shards import Shard, Shards, in_batches, percent, standard_error
-from benchmark.models.subject import Subject
+from benchmark.evaluation.batching import in_batches
+from benchmark.evaluation.shards import Shard, Shards, percent, standard_error
 from benchmark.results.entry import Measurement
 from benchmark.results.store import Arrays
-from benchmark.specs.protocol import Protocol
 from benchmark.specs.registry import Column
 from benchmark.specs.schema import Strict
 from methods.primitives.attacks import PGD
@@ -58,14 +57,14 @@ def verdicts(samples: Arrays) -> dict[str, np.ndarray]:
     return {"accuracy": samples["correct"]}
 
 
-def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+def measure(data: Shards) -> Measurement:
     """Measure accuracy in percent on the attacked images.
 
     Per image: if correct, the size of the perturbation, the energies :func:`attack_shard` keeps, and the evidence
     (:mod:`benchmark.evaluation.evidence`) of each wrong verdict.
     """
-    config, threat = protocol.config(NAME), ThreatModel.parse(protocol.threat)
-    arrays = data.map(attack_shard(subject, data, protocol))
+    config, threat = data.config, data.threat
+    arrays = data.map(attack_shard(data))
     correct = arrays["correct"]
     step = ThreatModel(threat.norm, threat.eps * Fraction(str(config.step_size)))
     return data.finish(
@@ -82,15 +81,15 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     )
 
 
-def attack_shard(subject: Subject, data: Shards, protocol: Protocol) -> Callable[[Shard], Arrays]:
+def attack_shard(data: Shards) -> Callable[[Shard], Arrays]:
     """Return the function that attacks one shard.
 
     Its outcome also holds both energies of the clean and the attacked images, which the logits at hand give
     for nothing: the energy metric reads them from here, so the two metrics never attack twice nor differ in
     x_adv.
     """
-    attack = PGD(**protocol.config(NAME).model_dump())
-    threat = ThreatModel.parse(protocol.threat)
+    subject, threat = data.subject, data.threat
+    attack = PGD(**data.protocol.config(NAME).model_dump())
 
     def outcome(shard: Shard) -> Arrays:
         def loss(x: Tensor, y: Tensor) -> Tensor:

@@ -25,12 +25,12 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from benchmark.evaluation.shards import Shard, Shards, in_batches, percent
+from benchmark.evaluation.batching import in_batches
+from benchmark.evaluation.shards import Shard, Shards, percent
 from benchmark.metrics import pgd
 from benchmark.models.subject import Subject
 from benchmark.results.entry import Measurement, Value
 from benchmark.results.store import Arrays
-from benchmark.specs.protocol import Protocol
 from benchmark.specs.registry import Column
 from benchmark.specs.schema import Strict
 from methods.primitives.attacks import PGD
@@ -97,21 +97,21 @@ def verdicts(samples: Arrays) -> dict[str, np.ndarray]:
     }
 
 
-def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+def measure(data: Shards) -> Measurement:
     """Measure the accuracy in percent at every point of both curves and without a bound.
 
     Values: ``eps_<multiple>_accuracy``, ``steps_<iterations>_accuracy``, ``unbounded_accuracy``, and
     ``half_radius``, None where the accuracy never falls to half of the clean one. Series: ``eps`` (absolute),
     ``eps_accuracy``, ``steps``, ``steps_accuracy``. Per image: a bool for each accuracy.
     """
-    config, threat = protocol.config(NAME), ThreatModel.parse(protocol.threat)
-    arrays = data.map(curves(subject, data, protocol))
+    config, threat = data.config, data.threat
+    arrays = data.map(curves(data))
     by_eps, by_steps = arrays.pop("correct_eps"), arrays.pop("correct_steps")
     points = {f"{_CORRECT}eps_{multiple:g}": by_eps[:, i] for i, multiple in enumerate(config.eps)}
     points |= {f"{_CORRECT}steps_{steps}": by_steps[:, i] for i, steps in enumerate(config.steps)}
     arrays |= points
 
-    radii = [_ball(threat, subject, multiple).radius for multiple in config.eps]
+    radii = [_ball(threat, data.subject, multiple).radius for multiple in config.eps]
     eps_accuracy = [percent(correct) for correct in by_eps.T]
     values: dict[str, Value] = {name: percent(correct) for name, correct in verdicts(arrays).items()}
     values |= {"half_radius": _crossing(radii, eps_accuracy, eps_accuracy[0] / 2)}
@@ -124,13 +124,13 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     return data.finish(arrays, values, series=series)
 
 
-def curves(subject: Subject, data: Shards, protocol: Protocol) -> Callable[[Shard], Arrays]:
+def curves(data: Shards) -> Callable[[Shard], Arrays]:
     """Return the function that attacks one shard.
 
     Its outcome, bool: ``correct_eps`` [B,E] and ``correct_steps`` [B,S], along the grids of the settings, and
     ``correct_unbounded`` [B].
     """
-    config, threat = protocol.config(NAME), ThreatModel.parse(protocol.threat)
+    subject, config, threat = data.subject, data.protocol.config(NAME), data.threat
 
     def outcome(shard: Shard) -> Arrays:
         objective = in_batches(lambda x, y: cross_entropy(subject.logits(x), y), shard.y, data.batch_size)

@@ -16,19 +16,18 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from benchmark.evaluation import evidence
-from benchmark.evaluation.shards import Shard, Shards, in_batches, percent, standard_error
+from benchmark.evaluation.batching import in_batches
+from benchmark.evaluation.shards import Shard, Shards, percent, standard_error
 from benchmark.models import reference
 from benchmark.models.subject import Subject
 from benchmark.results.entry import Measurement, Value
 from benchmark.results.store import Arrays
-from benchmark.specs.protocol import Protocol
 from benchmark.specs.registry import Column
 from benchmark.specs.schema import Strict
 from methods.errors import InputError
 from methods.primitives.attacks import PGD
 from methods.primitives.losses import cross_entropy
 from methods.primitives.modes import frozen
-from methods.primitives.threat import ThreatModel
 from methods.primitives.transfer_attacks import MIFGSM, VMIFGSM, VNIFGSM
 
 NAME = "transfer"
@@ -85,7 +84,7 @@ def verdicts(samples: Arrays) -> dict[str, np.ndarray]:
     return {f"{name}_accuracy": outcome for name, outcome in correct.items()} | {"worst_accuracy": worst}
 
 
-def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
+def measure(data: Shards) -> Measurement:
     """Measure accuracy in percent under each attack, and in the worst case of each image.
 
     Beside it, ``surrogate_<attack>_accuracy`` is the surrogate's own. Per image: ``correct_<attack>``,
@@ -95,7 +94,7 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     Raises:
         InputError: there is no surrogate, or it takes other images or knows other classes.
     """
-    config, threat = protocol.config(NAME), ThreatModel.parse(protocol.threat)
+    subject, config, threat = data.subject, data.config, data.threat
     surrogate = _surrogate(data)
     attacks = {name: _attack(name, config) for name in config.attacks}
 

@@ -12,7 +12,9 @@ A metric module has
 - ``verdicts(samples)``: name of an accuracy among its values -> bool per image (optional), from which confidence
   intervals and paired tests are made;
 - ``check(subject)``: raises InputError where the metric is not defined for the model (optional), before any work;
-- ``measure(subject, data, protocol) -> Measurement``.
+- ``measure(data) -> Measurement``, of :class:`benchmark.evaluation.shards.Shards`, which holds subject and protocol;
+- ``cross_check(results) -> Measurement``: its own measurement with what the finished results of other metrics say about
+  it (optional); ``results`` is metric -> :class:`benchmark.evaluation.shards.Result`.
 """
 
 from __future__ import annotations

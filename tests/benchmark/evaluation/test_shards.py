@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmark.evaluation.batching import in_batches
 from benchmark.evaluation.parts import Part
 from benchmark.evaluation.runner import evaluate
-from benchmark.evaluation.shards import Shard, Shards, counted, in_batches, percent, standard_error
+from benchmark.evaluation.shards import Shard, Shards, counted, percent, standard_error
 from benchmark.models.subject import Subject
 from benchmark.results.store import Arrays, Store, key
 from benchmark.specs import registry
