@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.evaluation import bundle
+from benchmark.evaluation.verify import verify_all
 from benchmark.leaderboard.tables import rebuild
 from benchmark.results.entry import Entry, entry_path, picture_path, read_entry
 from benchmark.specs.recipes import scales
@@ -93,7 +93,7 @@ def test_training_with_one_step_does_not_overfit_catastrophically() -> None:
 def test_every_bundle_verifies() -> None:
     """Those of the embedded data, whose weights are small enough to lie beside them."""
     digits = LEADERBOARDS / "digits"
-    found = list(bundle.verify_all(digits))
+    found = list(verify_all(digits))
     own = [path for path in ENTRIES if path.is_relative_to(digits)]
     assert len(found) == sum(read_entry(path).evidence is not None for path in own) > 50
     for verification in found:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmark.evaluation.parts import Part, PartDone
-from benchmark.evaluation.selection import Selection
+from benchmark.evaluation.selection import WHOLE, Selection
 from benchmark.evaluation.shards import Result, Shards
 from benchmark.models.subject import Subject
 from benchmark.results.entry import Measurement, pack
@@ -64,14 +64,15 @@ def evaluate(
         SaveError: a result cannot be written.
     """
     selection = Selection(metrics, limit, batch_size)
-    return measure(prepare(subject, dataset, protocol, selection, store, surrogate), progress)
+    return measure(prepare(subject, dataset, protocol, selection, store=store, surrogate=surrogate), progress)
 
 
 def prepare(
     subject: Subject,
     dataset: Dataset,
     protocol: Protocol,
-    selection: Selection,
+    selection: Selection = WHOLE,
+    *,
     store: Store,
     surrogate: Subject | None = None,
 ) -> list[Shards]:

@@ -49,3 +49,7 @@ class Selection:
     def images(self, available: int) -> int:
         """Return the number of test images to measure, of those that are available."""
         return available if self.limit is None else min(self.limit, available)
+
+
+WHOLE = Selection()
+"""All of a protocol, on all images."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from benchmark.models import zoo
-from benchmark.models.subject import Subject, from_checkpoint, from_factory, from_zoo
+from benchmark.models.subject import Subject, from_checkpoint, from_factory, from_zoo, make_model
 from benchmark.specs.recipes import canonical
 from methods.data import Dataset, load
 from methods.errors import InputError
@@ -22,8 +24,8 @@ DEFAULT_THREAT = "Linf:8/255"
 """For data sets whose overlay and protocol name none."""
 Which = Literal["best", "last"]
 """Checkpoint of a run: best on validation, or of the last epoch."""
-_CHECKPOINTS, _KEPT_PARAMETERS = "checkpoints", 2**28
-"""Key of the loaded checkpoints, and how many parameters they may have in all (1 GiB in float32)."""
+_MODELS, _KEPT_PARAMETERS = "models", 2**28
+"""Key of what is loaded, and the number of parameters that it may have in all (1 GiB in float32)."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,20 @@ class ModelSpec:
         """Where weights of the zoo lie."""
         return self.model_dir or zoo.MODEL_DIR
 
+    @property
+    def name(self) -> str | None:
+        """How the user names a model that is no checkpoint of this project."""
+        return self.factory or self.robustbench
+
     def check(self, dataset: str) -> None:
         """Refuse a zoo model that cannot be loaded before its data are, which may be a long download."""
         name = canonical(dataset).partition("-")[0]
         if self.robustbench is not None and name in zoo.DATASETS.values():
             zoo.check(self.robustbench, name, ThreatModel.parse(self.threat), self.zoo_folder)
+
+    def metadata(self, device: torch.device, kept: dict[Any, Any]) -> dict[str, Any]:
+        """Return what a checkpoint says of itself, such as its data set and threat model; nothing of other models."""
+        return {} if self.checkpoint is None else self._checkpoint(self.checkpoint, device, kept).metadata
 
     def load(self, dataset: Dataset, device: torch.device, kept: dict[Any, Any] | None = None) -> Subject:
         """Load the model, try it where it is no checkpoint of this project, and return it in eval mode.
@@ -107,21 +118,42 @@ class ModelSpec:
         Raises:
             InputError: what is named does not exist, does not load, or is no classifier of this data set.
         """
+        kept = {} if kept is None else kept
         if self.checkpoint is not None:
-            return _checkpoint(self.checkpoint, self.which, device, {} if kept is None else kept)
+            return self._checkpoint(self.checkpoint, device, kept)
+        name = (self, device, dataset.name, dataset.num_classes, tuple(dataset.image_shape))
+        return _kept(kept, name, lambda: self._from_elsewhere(dataset, device))
+
+    def unexamined(self, dataset: Dataset, device: torch.device, kept: dict[Any, Any]) -> Subject | nn.Module:
+        """Load the model whatever it is good for, in the mode its factory left it; a checkpoint as :meth:`load` does.
+
+        Raises:
+            InputError: what is named does not exist or does not load.
+        """
+        if self.checkpoint is not None:
+            return self._checkpoint(self.checkpoint, device, kept)
+        if self.robustbench is not None:
+            threat = ThreatModel.parse(self.threat)
+            return zoo.load(self.robustbench, zoo.zoo_dataset(dataset), threat, self.zoo_folder)
+        return make_model(str(self.factory), self.weights, dataset, device)
+
+    def _checkpoint(self, path: Path, device: torch.device, kept: dict[Any, Any]) -> Subject:
+        file = path / FILES[self.which] if path.is_dir() else path
+        state = file.stat() if file.is_file() else None
+        version = None if state is None else (state.st_mtime_ns, state.st_size, state.st_ino)
+        return _kept(kept, (file, version, device), lambda: from_checkpoint(path, device, self.which))
+
+    def _from_elsewhere(self, dataset: Dataset, device: torch.device) -> Subject:
         if self.robustbench is not None:
             return from_zoo(self.robustbench, ThreatModel.parse(self.threat), self.zoo_folder, dataset, device)
         return from_factory(str(self.factory), self.weights, dataset, device)
 
 
-def _checkpoint(path: Path, which: Which, device: torch.device, kept: dict[Any, Any]) -> Subject:
-    """Load a checkpoint, or take it from ``kept``, which drops the oldest beyond :data:`_KEPT_PARAMETERS`."""
-    file = path / FILES[which] if path.is_dir() else path
-    state = file.stat() if file.is_file() else None
-    name = (path, which, device, None if state is None else (state.st_mtime_ns, state.st_size, state.st_ino))
-    loaded: dict[Any, Subject] = kept.setdefault(_CHECKPOINTS, {})
+def _kept(kept: dict[Any, Any], name: Hashable, make: Callable[[], Subject]) -> Subject:
+    """Return a model that this process has loaded already, or load it; beyond a limit the oldest are dropped."""
+    loaded: dict[Hashable, Subject] = kept.setdefault(_MODELS, {})
     if name not in loaded:
-        loaded[name] = from_checkpoint(path, device, which)
+        loaded[name] = make()
         while len(loaded) > 1 and sum(subject.parameters for subject in loaded.values()) > _KEPT_PARAMETERS:
             del loaded[next(iter(loaded))]
     return loaded[name]

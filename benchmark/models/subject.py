@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -196,9 +196,14 @@ def make_model(spec: str, weights: Path | None, dataset: Dataset, device: torch.
 
 
 def weights_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's weights and buffers; see :func:`state_digest`."""
+    return state_digest(model.state_dict())
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of names, shapes, types and bytes of all weights and buffers, sorted by name."""
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(state.items()):
         tensor = value.detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())

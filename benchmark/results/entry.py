@@ -17,7 +17,7 @@ from methods.errors import InputError
 
 Value = float | int | str | None
 
-ABLATIONS, PICTURES, COURT = "ablations", "samples", "court"
+ABLATIONS, PICTURES, MASKING_POWER = "ablations", "samples", "masking-power"
 """Folders beside entries/."""
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from benchmark.evaluation import bundle, evidence
-from benchmark.evaluation.bundle import Line
+from benchmark.evaluation.verify import ROUNDING, CheckResult, measured_on, verify
 from benchmark.models import probes
 from benchmark.models.subject import weights_digest
 from benchmark.results.entry import Entry, read_entry, unpack
@@ -60,7 +60,7 @@ class Kit:
     folder: Path
     rehearsal: str | None
     """What it says at the top of each file, where it is a rehearsal."""
-    lines: list[Line]
+    lines: list[CheckResult]
 
     @property
     def proven(self) -> bool:
@@ -105,7 +105,7 @@ def export(
     if weights_digest(found.model) != entry.subject.weights_digest:
         raise InputError(f"{found.path} does not hold the weights that the entry {entry_file} is of.")
     loaded: dict[tuple[str, int | None], Dataset] = {}
-    dataset = bundle.measured_on(entry, data, loaded)
+    dataset = measured_on(entry, data, loaded)
     steady = probes.noise(found.model, dataset.test.unit(slice(0, probes.FEW)))
     if not steady.fine:
         raise InputError(f"RobustBench takes deterministic models alone: {steady.sentence}.")
@@ -199,19 +199,19 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def evidenced(entry_file: Path, **arguments: Any) -> Line:
-    """Say whether an entry's accuracies are those of its evidence; arguments as for :func:`bundle.verify`."""
+def evidenced(entry_file: Path, **arguments: Any) -> CheckResult:
+    """Say whether an entry's accuracies are those of its evidence; arguments as for :func:`verify`."""
     if read_entry(entry_file).evidence is None:
-        return Line("evidence", None, "the entry has none")
+        return CheckResult("evidence", None, "the entry has none")
     try:
-        found = bundle.verify(entry_file, **arguments)
+        found = verify(entry_file, **arguments)
     except InputError as error:
-        return Line("evidence", False, str(error))
+        return CheckResult("evidence", False, str(error))
     failed = [f"{line.check}: {line.detail}" for line in found.lines if line.passed is False]
-    return Line("evidence", not failed, "; ".join(failed) or "the entry is verified by its images")
+    return CheckResult("evidence", not failed, "; ".join(failed) or "the entry is verified by its images")
 
 
-def _proof(folder: Path, claim: Claim, found: Checkpoint, dataset: Dataset, device: torch.device) -> list[Line]:
+def _proof(folder: Path, claim: Claim, found: Checkpoint, dataset: Dataset, device: torch.device) -> list[CheckResult]:
     """Give the kit to RobustBench, in a fresh process and a temporary folder, and judge what comes back."""
     x, y = dataset.test.unit(), dataset.test.labels
     with torch.no_grad():
@@ -239,7 +239,7 @@ def _proof(folder: Path, claim: Claim, found: Checkpoint, dataset: Dataset, devi
         finished = subprocess.run(command, cwd=work, capture_output=True, text=True)
         if finished.returncode:
             last = (finished.stderr.strip().splitlines() or ["no message"])[-1]
-            return [Line("proof", False, f"the process died with status {finished.returncode}: {last}")]
+            return [CheckResult("proof", False, f"the process died with status {finished.returncode}: {last}")]
         result: dict[str, Any] = json.loads((place / "found.json").read_text(encoding="utf-8"))
     return [
         _same("architecture file", result["alone"]),
@@ -249,42 +249,43 @@ def _proof(folder: Path, claim: Claim, found: Checkpoint, dataset: Dataset, devi
     ]
 
 
-def _same(check: str, found: dict[str, Any]) -> Line:
+def _same(check: str, found: dict[str, Any]) -> CheckResult:
     """Judge a model that was loaded from the kit."""
     if "error" in found:
-        return Line(check, False, found["error"])
+        return CheckResult(check, False, found["error"])
     wrong = [f"it needs this project: {', '.join(found['imported'])}"] if found.get("imported") else []
     wrong += ["the zoo has a model of that ID"] if found.get("taken") else []
     wrong += ["it is in training mode"] if found["training"] else []
     wrong += [] if found["equal"] else [f"its logits differ from the checkpoint's by up to {found['difference']:.3g}"]
-    return Line(check, not wrong, "; ".join(wrong) or "strict, and its logits are the checkpoint's, bit for bit")
+    return CheckResult(check, not wrong, "; ".join(wrong) or "strict, and its logits are the checkpoint's, bit for bit")
 
 
-def _accuracies(claim: Claim, found: dict[str, Any], logits: Tensor, y: Tensor) -> Iterator[Line]:
+def _accuracies(claim: Claim, found: dict[str, Any], logits: Tensor, y: Tensor) -> Iterator[CheckResult]:
     """Judge clean accuracies as RobustBench's test does, and a rehearsal's against the entry."""
     few = f"clean accuracy on {len(y)} images"
     if "error" in found:
-        yield Line(few, False, "there is no model to count on")
+        yield CheckResult(few, False, "there is no model to count on")
         return
     if claim.rehearsal is None:
         least = _QUICK[claim.dataset]
-        yield Line(few, found["few"] > least, f"{found['few']:.2f} %, and RobustBench's test asks for over {least:g} %")
+        text = f"{found['few']:.2f} %, and RobustBench's test asks for over {least:g} %"
+        yield CheckResult(few, found["few"] > least, text)
     else:
         clean = claim.entry.measurements["clean"]
         claimed = 100 * float(unpack(clean.verdicts["accuracy"], clean.n)[: len(y)].mean())
-        near = 100 * float((evidence.logit_margin(logits, y).abs() <= bundle.ROUNDING).double().mean())
+        near = 100 * float((evidence.logit_margin(logits, y).abs() <= ROUNDING).double().mean())
         text = f"{found['few']:.2f} %, and {claimed:.2f} % in the entry"
-        yield Line(few, abs(found["few"] - claimed) <= near + 1e-6, text)
+        yield CheckResult(few, abs(found["few"] - claimed) <= near + 1e-6, text)
     recorded = float(claim.accuracy("clean"))
     text = f"{found['all']:.2f} %, and {recorded:.2f} % in the record"
     holds = abs(round(found["all"], 2) - recorded) <= _TOLERANCE
-    yield Line(f"clean accuracy on all {claim.entry.data.n:,} images", holds, text)
+    yield CheckResult(f"clean accuracy on all {claim.entry.data.n:,} images", holds, text)
 
 
-def _consumers(found: dict[str, Any]) -> list[Line]:
+def _consumers(found: dict[str, Any]) -> list[CheckResult]:
     if "error" in found:
-        return [Line("RobustBench's generators", False, found["error"])]
+        return [CheckResult("RobustBench's generators", False, found["error"])]
     return [
-        Line(f"RobustBench's {name}", True, f"{len(text)} characters" if text else "nothing, for a venue of N/A")
+        CheckResult(f"RobustBench's {name}", True, f"{len(text)} characters" if text else "nothing, for a venue of N/A")
         for name, text in found["texts"].items()
     ]

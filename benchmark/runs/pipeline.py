@@ -6,129 +6,22 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmark.engines import Engine, WorkFailed
+from benchmark.engines import Engine
 from benchmark.engines.jobs import Finished, Job
-from benchmark.evaluation import bundle
-from benchmark.evaluation.runner import pending
 from benchmark.leaderboard import ablation as ablations
-from benchmark.leaderboard import sample_grids, tables
-from benchmark.models.subject import Subject
-from benchmark.results.entry import Cell, DataInfo, Entry, ProtocolInfo, SubjectInfo, picture_path, write_entry
-from benchmark.results.store import Store
-from benchmark.results.training_record import training_record
-from benchmark.runs.experiments import Evaluation, Measured, Measuring, Plan, Source, failed_metrics
-from benchmark.specs import recipes as files
-from benchmark.specs.protocol import Protocol
+from benchmark.leaderboard import tables
+from benchmark.results.entry import Cell, picture_path
+from benchmark.runs.jobs import Evaluation, EvaluationJob, TrainingJob, failed_metrics
+from benchmark.runs.plan import Plan
+from benchmark.runs.record import record
+from benchmark.runs.run import Run
 from methods.errors import InputError
-from methods.training.checkpoint import FILES
-from methods.training.config import Experiment
-from methods.training.distributed import RankFailed, check_devices
-from methods.training.trainer import TrainingFailed, check, read_manifest, run_folder, select_device, train
-
-
-@dataclass(frozen=True)
-class Training(Job):
-    """Train, resume, or find already trained; return why the training was stopped, where it was."""
-
-    experiment: Experiment
-    source: Source
-    runs: Path
-    folder: Path
-    devices: int = 1
-
-    @property
-    def settled(self) -> bool:
-        """Whether there is nothing left to do."""
-        return read_manifest(self.folder).get("status") in ("finished", "failed")
-
-    def __call__(self, kept: dict[Any, Any]) -> str | None:
-        """Train."""
-        # What is trained already is found on any machine.
-        device = select_device("cpu" if self.settled else self.source.device)
-        try:
-            train(self.experiment, self.source.data(kept), self.runs, device, self.devices)
-        except TrainingFailed as error:
-            return str(error)
-        except RankFailed as error:
-            raise WorkFailed(str(error)) from error
-        return None
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run of a plan, and what is measured of it for which entry, where anything is."""
-
-    plan: Plan
-    experiment: Experiment
-    evaluation: Evaluation | None = None
-    protocol: Protocol | None = None
-    leaderboards: Path | None = None
-    cell: Cell | None = None
-    """Of the ablation that the run stands for."""
-    evidence: bool = True
-    """Whether to keep the bundle, and a copy of the weights, with which the entry can be verified."""
-    after: frozenset[Path] = frozenset()
-    """Folders of runs that must be trained before it is measured."""
-
-    @cached_property
-    def folder(self) -> Path:
-        """Where it lies."""
-        return run_folder(self.plan.runs, self.experiment, self.plan.data(self.experiment))
-
-    @property
-    def title(self) -> str:
-        """Which run, and where a protocol is not that of its plan, under which."""
-        name = f"{self.cell.name} {self.cell.row}" if self.cell else self.experiment.recipe
-        apart = self.protocol is not None and self.protocol.hash != self.plan.evaluation_protocol.hash
-        under = f" under {self.protocol.id} at {self.protocol.threat}" if self.protocol and apart else ""
-        return f"{name} on {self.experiment.dataset}, seed {self.experiment.seed}{under}"
-
-    def check(self, here: bool) -> None:
-        """Refuse what cannot be trained or measured.
-
-        Args:
-            here: whether this machine must have the device.
-        """
-        if self.evaluation is not None and self.protocol is not None:
-            self.evaluation.check(self.protocol, self.plan.dataset)
-        devices = self.plan.devices
-        if here:
-            check_devices(self.plan.torch_device, devices)
-        elif devices > 1:
-            raise InputError("--devices spreads a training over devices of this machine: it goes with --engine local.")
-        check(self.experiment, self.plan.data(self.experiment), devices)
-
-    def training(self) -> Training:
-        """Return the job that trains it."""
-        experiment, source = self.experiment, self.plan.source(self.experiment)
-        return Training(
-            experiment,
-            source,
-            self.plan.runs,
-            self.folder,
-            self.plan.devices,
-            name=self.folder,
-            title=f"train {experiment.recipe} on {experiment.dataset}, seed {experiment.seed}",
-            kind="training",
-            gpus=source.gpus,
-        )
-
-    def measuring(self, number: int) -> list[Measuring]:
-        """Return the jobs that measure it, the assembling one last."""
-        if self.evaluation is None or self.protocol is None:
-            return []
-        source = replace(self.plan.source(self.experiment), checkpoint=self.folder, which=self.evaluation.which)
-        dataset, store = self.plan.data(self.experiment), Store(self.plan.runs / "measurements")
-        after = self.after | {self.folder}
-        return self.evaluation.jobs(self.title, source, dataset, self.protocol, store, number, after)
 
 
 @dataclass
@@ -157,7 +50,7 @@ def carry_out(runs: Sequence[Run], engine: Engine) -> list[Outcome]:
     outcomes = [Outcome() for _ in runs]
     if not runs:
         return outcomes
-    kept, shared = runs[0].plan.loaded, runs[0].plan.runs
+    kept, shared = runs[0].plan.kept, runs[0].plan.runs
     trainings = {run.folder: run.training() for run in runs}
     settled = {folder for folder, training in trainings.items() if training.settled}
     ours: list[Job] = []
@@ -168,7 +61,7 @@ def carry_out(runs: Sequence[Run], engine: Engine) -> list[Outcome]:
             # A training on several devices has them to itself: other workers would want the same ones.
             (ours if run.folder in settled or training.devices > 1 else theirs).append(training)
         jobs = run.measuring(place)
-        if engine.here and jobs and {run.folder, *run.after} <= settled and _stored(jobs[-1], kept):
+        if engine.here and jobs and {run.folder, *run.after} <= settled and jobs[-1].stored(kept):
             ours.append(jobs[-1])
         else:
             (theirs if engine.alone else evaluations).extend(jobs)
@@ -182,15 +75,10 @@ def carry_out(runs: Sequence[Run], engine: Engine) -> list[Outcome]:
     return outcomes
 
 
-def _stored(job: Measuring, kept: dict[Any, Any]) -> bool:
-    """Tell whether all that a job is to measure is in the store."""
-    return job.source.missing or pending(job.prepare(kept)) == 0
-
-
 def _take(finished: Finished, runs: Sequence[Run], outcomes: Sequence[Outcome]) -> None:
     """Make of a job that ended what becomes of its runs."""
     job = finished.job
-    if isinstance(job, Training):
+    if isinstance(job, TrainingJob):
         stopped = finished.error or finished.value
         if stopped is None:
             print(f"{job.experiment.recipe} seed {job.experiment.seed}: {job.folder}", file=sys.stderr)
@@ -198,73 +86,14 @@ def _take(finished: Finished, runs: Sequence[Run], outcomes: Sequence[Outcome]) 
             if stopped is not None and run.folder == job.folder:
                 outcome.failures.append(stopped)
         return
-    assert isinstance(job, Measuring)
-    run, outcome = runs[job.of], outcomes[job.of]
+    assert isinstance(job, EvaluationJob)
+    run, outcome = runs[job.run], outcomes[job.run]
     if finished.error is not None:
         outcome.failures.append(finished.error)
     elif finished.value is not None:
         outcome.entry = record(run, finished.value)
         name = f"{run.experiment.recipe} seed {run.experiment.seed}"
         outcome.failures += failed_metrics(name, finished.value.measurements)
-
-
-def record(run: Run, measured: Measured) -> Path:
-    """Write the entry of a measured run, and its evidence; return the entry's file."""
-    assert run.evaluation is not None
-    assert run.protocol is not None
-    assert run.leaderboards is not None
-    dataset, store, which = run.plan.data(run.experiment), Store(run.plan.runs / "measurements"), run.evaluation.which
-    source = replace(run.plan.source(run.experiment), checkpoint=run.folder, which=which)
-    subject = source.subject(dataset, here=False)
-    entry = _entry(run, subject, which, run.protocol, measured)
-    # A bundle holds what was added to the test images, and `verify` does not know their noise.
-    kept = run.evidence and not run.protocol.noise
-    digest = bundle.write(run.leaderboards, entry, store, run.folder / FILES[which]) if kept else None
-    path = write_entry(run.leaderboards, entry.model_copy(update={"evidence": digest}))
-    generated = measured.measurements.get("generation")
-    if generated is not None and (panels := sample_grids.panels_of(generated, store)):
-        title = f"{subject.name} on {dataset.name}, seed {run.experiment.seed}"
-        sample_grids.write_panels(picture_path(path), title, panels, dataset.classes)
-    return path
-
-
-def _entry(run: Run, subject: Subject, which: str, protocol: Protocol, measured: Measured) -> Entry:
-    dataset, manifest, experiment = run.plan.data(run.experiment), read_manifest(run.folder), run.experiment
-    n = next(iter(measured.measurements.values())).n
-    training = training_record(run.folder, manifest)
-    return Entry(
-        recipe=experiment.recipe,
-        method=experiment.method,
-        dataset=dataset.name,
-        threat=protocol.threat,
-        seed=experiment.seed,
-        config_digest=manifest["digest"],
-        ablation=run.cell,
-        subject=_subject_info(subject, which, training.get("collapse")),
-        data=DataInfo(digests=dict(dataset.digests), n=n, of=len(dataset.test)),
-        partial=n < len(dataset.test),
-        protocol=ProtocolInfo(id=protocol.id, hash=protocol.hash, role=protocol.role),
-        measurements=measured.measurements,
-        training=training
-        | {"threat": experiment.threat, "budget": experiment.budget, "settings": experiment.resolved()},
-        provenance=measured.provenance,
-        overrides=files.flat(run.plan.changes),
-    )
-
-
-def _subject_info(subject: Subject, which: str, collapse: dict[str, Any] | None) -> SubjectInfo:
-    flags = list(subject.flags)
-    if collapse is not None:
-        cause, epoch = collapse["cause"], collapse["epoch"]
-        flags.append(f"the training collapsed ({cause}) and was stopped in epoch {epoch:.1f}; the weights are older")
-    return SubjectInfo(
-        kind=subject.kind,
-        weights_digest=subject.digest,
-        which=which,
-        architecture=subject.architecture,
-        parameters=subject.parameters,
-        flags=flags,
-    )
 
 
 def train_all(plan: Plan, engine: Engine) -> list[str]:

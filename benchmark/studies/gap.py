@@ -8,8 +8,9 @@ gap. In another order they could be shared out otherwise; the sum could not.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -19,14 +20,19 @@ import pandas as pd
 
 from benchmark.leaderboard import figures
 from benchmark.leaderboard.aggregate import markdown
+from benchmark.models.spec import ModelSpec
 from benchmark.results.entry import Measurement, ProtocolInfo, folder_name, unpack
 from benchmark.results.significance import difference
+from benchmark.runs.evaluate import Question
+from benchmark.runs.jobs import Evaluation, evaluation_job
 from benchmark.specs.protocol import Protocol
 from benchmark.specs.protocol import load as load_protocol
 from benchmark.specs.schema import Strict
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
 from methods.training.checkpoint import write_text
+from methods.training.provenance import provenance
+from methods.training.trainer import select_device
 
 NOISY, PLAIN = "ebjdat-release-v1", "ebjdat-release-sadajem-v1"
 """The released evaluators of EB-JDAT: of its variants on JEM and JEM++, and on SADA-JEM."""
@@ -290,3 +296,66 @@ def released_evaluator(metadata: dict[str, Any]) -> str:
     settings = metadata.get("options") or {}
     on_sadajem = metadata.get("method") == "sadajem" or settings.get("host") == "sadajem"
     return PLAIN if on_sadajem else NOISY
+
+
+def explain(
+    model: ModelSpec,
+    question: Question,
+    evaluation: Evaluation,
+    *,
+    runs: Path = Path("runs"),
+    folder: Path,
+) -> tuple[Gap, list[Path]]:
+    """Walk one model from the evaluator released with EB-JDAT to the standard protocol of its data set.
+
+    Args:
+        model: a checkpoint, or your own model.
+        question: the data set, the threat model of the standard protocol, and as ``protocol`` the id of the released
+            evaluator's; by default the one of the checkpoint's method and host.
+        evaluation: on how many images, on which device, by which workers; the walk chooses the metrics.
+        runs: the folder in which the store lies.
+        folder: where the results are written.
+
+    Returns:
+        What each difference contributes, and the files written.
+
+    Raises:
+        InputError: anything named does not fit, or a measurement failed.
+    """
+    kept: dict[Any, Any] = {}
+    device = select_device(evaluation.device)
+    metadata = model.metadata(device, kept)
+    data, standard = replace(question, protocol=None).resolve(metadata)
+    begin = protocols(standard, question.protocol or released_evaluator(metadata))
+    evaluation.selection.check(standard, data.name)
+    dataset = data.load(kept)
+    subject = model.load(dataset, device, kept)
+
+    def measured(change: Change) -> Measurement:
+        only = replace(evaluation, selection=replace(evaluation.selection, metrics=[change.metric]))
+        job = evaluation_job(only, model, data, change.protocol, runs, subject.name)
+        return job.result(kept).measurements[change.metric]
+
+    walks: list[Walk] = []
+    for accuracy in WALKED:
+        changes = list(walk(begin, standard, accuracy))
+        print(f"{accuracy}: {len(changes)} stops", file=sys.stderr)
+        walks.append(Walk(accuracy=accuracy, stops=stops(changes, measured)))
+    gap = Gap(
+        subject=subject.name,
+        recipe=metadata.get("recipe"),
+        seed=metadata.get("seed"),
+        which=evaluation.which if model.checkpoint is not None else None,
+        weights_digest=subject.digest,
+        dataset=dataset.name,
+        data_digest=dataset.test.digest,
+        n=evaluation.selection.images(len(dataset.test)),
+        of=len(dataset.test),
+        released=ProtocolInfo(id=begin.id, hash=begin.hash, role=begin.role),
+        released_threat=begin.threat,
+        standard=ProtocolInfo(id=standard.id, hash=standard.hash, role=standard.role),
+        standard_threat=standard.threat,
+        walks=walks,
+        provenance=provenance(subject.device),
+    )
+    return gap, write(gap, folder)

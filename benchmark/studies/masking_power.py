@@ -1,4 +1,4 @@
-"""The gradient-masking court's power: how often it catches planted failures, and how often it accuses honest models.
+"""The detection power of the masking checks: how often they catch planted failures, and suspect honest models.
 
 A checkpoint is taken for honest unless its training ended in a collapse, by its own record: what that left behind may
 well deserve suspicion, and its cases are counted apart. Each failure of :mod:`benchmark.studies.planted_failures` is
@@ -7,15 +7,10 @@ planted in some of the honest ones. What comes out is a table, and beside it eve
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
-import tempfile
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,178 +19,74 @@ import torch
 from benchmark.attacks import masking_checks
 from benchmark.engines import Engine, WorkFailed
 from benchmark.engines.jobs import Job
-from benchmark.evaluation.shards import Shards, percent
-from benchmark.leaderboard.aggregate import ABSENT, markdown
+from benchmark.evaluation import bundle
+from benchmark.evaluation.runner import prepare
+from benchmark.evaluation.selection import Selection
+from benchmark.evaluation.shards import percent
 from benchmark.metrics import masking, pgd, sweep
+from benchmark.models.spec import DEFAULT_THREAT, DataSpec
 from benchmark.models.subject import Subject, from_checkpoint
-from benchmark.results.entry import Check
-from benchmark.results.significance import wilson
+from benchmark.results.entry import MASKING_POWER, read_entries
 from benchmark.results.store import Store
 from benchmark.specs.protocol import Protocol, default, threat_of
 from benchmark.studies import planted_failures
+from benchmark.studies.detection_rates import FILES, Case, Study
 from benchmark.studies.planted_failures import FAILURES, Failure
 from methods.data import Dataset
+from methods.data.catalogue import slug
 from methods.errors import InputError
 from methods.primitives.modes import frozen
 from methods.primitives.threat import ThreatModel
 from methods.training.checkpoint import write_text
 from methods.training.progress import progress as shown
+from methods.training.trainer import select_device
 
-FILES = ("court.md", "court.csv")
 _GRID = {"eps": [0, 0.5, 1, 2, 4, 8], "steps": [1, 5, 20, 50]}
-"""The sweep's, coarser than its default: its ends and its middle decide the checks."""
-_Charge = tuple[Path, str | None]
+"""The sweep's grid, coarser than its default: its ends and its middle decide the checks."""
+_Planting = tuple[Path, str | None]
 """A checkpoint, and the name of what is planted in it."""
-_MODEL = ("subject", "weights", "kind", "failure", "clean", "pgd20")
-_LIBRARIES = ("torch", "numpy", "pyautoattack")
 
 
-@dataclass(frozen=True)
-class Case:
-    """A model before the court."""
+def measure_power(
+    dataset: str,
+    threat: str | None,
+    leaderboards: Path,
+    *,
+    runs: Path = Path("runs"),
+    device: str = "auto",
+    engine: Engine | None = None,
+) -> tuple[Study, Path]:
+    """Measure the power of the masking checks on the checkpoints whose weights lie beside the entries of a table.
 
-    subject: str
-    """The recipe and seed of its checkpoint."""
-    weights: str
-    """SHA-256 of its weights, before anything was planted."""
-    failure: str | None
-    """What was planted; None: nothing."""
-    clean: float
-    """Accuracy, in percent."""
-    pgd20: float
-    """Accuracy under PGD-20, in percent."""
-    checks: tuple[Check, ...]
-    verdict: str | None
-    collapsed: bool = False
-    """Whether its training ended in a collapse, by its own record."""
+    Args:
+        dataset: name of the table's data set.
+        threat: the table's threat model; None: that of the data set's standard protocol.
+        leaderboards: the folder of entries.
+        runs: the folder in which the store lies.
+        device: where models run.
+        engine: whose workers share the cases; None: this process.
 
-    @property
-    def kind(self) -> str:
-        """What is known of it."""
-        return "planted" if self.failure else "collapsed" if self.collapsed else "honest"
+    Returns:
+        What was found, and the folder that holds it, beside the entries.
 
-    @property
-    def failed(self) -> tuple[str, ...]:
-        """The names of the checks that it failed."""
-        return tuple(check.name for check in self.checks if check.passed is False)
-
-
-@dataclass(frozen=True)
-class Study:
-    """What the court made of models whose guilt is known."""
-
-    dataset: str
-    protocol: Protocol
-    images: int
-    cases: tuple[Case, ...]
-
-    @property
-    def honest(self) -> list[Case]:
-        """The models as they were trained, where that went well."""
-        return [case for case in self.cases if case.kind == "honest"]
-
-    @property
-    def collapsed(self) -> list[Case]:
-        """The models as they were trained, where that ended in a collapse: nobody knows what they are."""
-        return [case for case in self.cases if case.kind == "collapsed"]
-
-    @property
-    def guilty(self) -> list[Case]:
-        """The models with a planted failure."""
-        return [case for case in self.cases if case.kind == "planted"]
-
-    def caught(self, case: Case) -> list[str]:
-        """Return the checks that a planted failure failed, save those that its model fails without it."""
-        same = (other for other in self.cases if other.failure is None and other.weights == case.weights)
-        before = {name for other in same for name in other.failed}
-        return [name for name in case.failed if name not in before]
-
-    @property
-    def detected(self) -> int:
-        """How many planted failures are caught."""
-        return sum(bool(self.caught(case)) for case in self.guilty)
-
-    @property
-    def false_alarms(self) -> int:
-        """How many honest models are suspected."""
-        return sum(bool(case.failed) for case in self.honest)
-
-    @property
-    def missed(self) -> list[str]:
-        """The failures that escaped at least once."""
-        return list(dict.fromkeys(case.failure or "" for case in self.guilty if not self.caught(case)))
-
-    def summary(self) -> str:
-        """Return the rates, with their 95 % intervals, in two sentences or three."""
-        sentences = [
-            f"Detected {_rate(self.detected, len(self.guilty))} planted failures.",
-            f"Suspected {_rate(self.false_alarms, len(self.honest))} honest models.",
-        ]
-        if self.collapsed:
-            suspected = sum(bool(case.failed) for case in self.collapsed)
-            sentences.append(f"Suspected {suspected} of {len(self.collapsed)} models whose training collapsed.")
-        return " ".join(sentences)
-
-    def markdown(self) -> str:
-        """Return the tables."""
-        versions = ", ".join(f"{library} {version(library)}" for library in _LIBRARIES)
-        settings = "; ".join(f"{name} {self.protocol.config(name).model_dump_json()}" for name in self.protocol.metrics)
-        suspects = [
-            [case.subject, case.kind, case.weights[:16], ", ".join(case.failed)]
-            for case in (*self.honest, *self.collapsed)
-            if case.failed
-        ]
-        failures = ("failure", "what is wrong", "planted", "detected", "checks that failed")
-        checks = ("check", "honest: applies to", "honest: failed by", "planted: failed by", "failures it caught")
-        parts = [
-            "# Power of the gradient-masking court",
-            self.summary(),
-            f"{self.dataset}, {self.protocol.threat}, the first {self.images} test images, seed {self.protocol.seed}; "
-            f"{versions}. Settings: {settings}. Every check of every model is in [{FILES[1]}]({FILES[1]}).",
-            "## Planted failures",
-            markdown(failures, self._by_failure()),
-            "## Checks",
-            markdown(checks, self._by_check()),
-            "## Models that are suspected as they are",
-            markdown(("model", "training", "weights", "checks that failed"), suspects) if suspects else "None.",
-        ]
-        return "\n\n".join(parts) + "\n"
-
-    def csv(self) -> str:
-        """Return every check of every case."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
-            ("subject", "weights", "kind", "failure", "clean", "pgd20", "check", "measured", "bound", "passed")
-        )
-        for case in self.cases:
-            for check in case.checks:
-                numbers = [ABSENT if value is None else f"{value:.6g}" for value in (check.measured, check.bound)]
-                passed = ABSENT if check.passed is None else str(check.passed).lower()
-                which = (case.subject, case.weights[:16], case.kind, case.failure or "")
-                accuracies = (f"{case.clean:.2f}", f"{case.pgd20:.2f}")
-                writer.writerow((*which, *accuracies, check.name, *numbers, passed))
-        return text.getvalue()
-
-    def _by_failure(self) -> list[list[str]]:
-        rows = []
-        for failure in FAILURES:
-            cases = [case for case in self.guilty if case.failure == failure.name]
-            caught = Counter(name for case in cases for name in self.caught(case))
-            named = ", ".join(f"{name} ({count})" for name, count in caught.most_common())
-            found = sum(bool(self.caught(case)) for case in cases)
-            rows.append([failure.name, failure.meaning, str(len(cases)), str(found), named or ABSENT])
-        return rows
-
-    def _by_check(self) -> list[list[str]]:
-        rows = []
-        for name in dict.fromkeys(check.name for case in self.cases for check in case.checks):
-            honest = [check.passed for case in self.honest for check in case.checks if check.name == name]
-            guilty = [case.failure or "" for case in self.guilty if name in self.caught(case)]
-            applies = sum(passed is not None for passed in honest)
-            caught = ", ".join(dict.fromkeys(guilty)) or ABSENT
-            rows.append([name, str(applies), str(honest.count(False)), str(len(guilty)), caught])
-        return rows
+    Raises:
+        InputError: no such table, or none of its entries has its weights beside it.
+    """
+    place, data = select_device(device), DataSpec(dataset).load()
+    chosen = threat or threat_of(default(data.name)) or DEFAULT_THREAT
+    folder = leaderboards / slug(data.name) / ThreatModel.parse(chosen).slug
+    honest, collapsed = {}, {}
+    for entry in read_entries(folder).values():
+        path = bundle.weights_path(folder, entry)
+        if path.is_file():
+            (collapsed if entry.training.get("collapse") else honest)[path] = entry
+    if not honest:
+        raise InputError(f"No entry of {data.name} at {chosen} below {leaderboards} has its weights beside it.")
+    output, store = folder / MASKING_POWER, runs / "measurements"
+    found = study(
+        list(honest), data, output, collapsed=list(collapsed), threat=chosen, device=place, engine=engine, store=store
+    )
+    return found, output
 
 
 def study(
@@ -211,8 +102,9 @@ def study(
     device: torch.device | None = None,
     progress: bool = True,
     engine: Engine | None = None,
+    store: Path,
 ) -> Study:
-    """Bring every checkpoint before the court, as it is and with failures planted.
+    """Apply the masking checks to every checkpoint, as it is and with failures planted.
 
     The same arguments give the same files, on the same machine.
 
@@ -223,18 +115,19 @@ def study(
         output: the folder to write :data:`FILES` into; None: write nothing.
         bases: checkpoints to plant every failure in; None: the :func:`extremes`.
         threat: such as ``Linf:8/255``; None: that of the data set's standard protocol.
-        config: the court's settings; None: the default ones, with half of Square's queries.
+        config: settings of the masking checks; None: the default ones, with half of Square's queries.
         seed: root of every random stream.
         device: by default the CPU.
         progress: show it on stderr, with an ETA.
         engine: whose workers share the cases; None: this process.
+        store: folder of the store, from which an interrupted study continues.
 
     Raises:
         InputError: no checkpoint, or one that is none or that is no classifier of this data set.
         WorkFailed: workers died of a case.
     """
     if not checkpoints:
-        raise InputError("The court's power is measured on checkpoints, and there are none.")
+        raise InputError("The power of the masking checks is measured on checkpoints, and there are none.")
     device = device or torch.device("cpu")
     settings = protocol(dataset, threat, config, seed)
     every = (*checkpoints, *collapsed)
@@ -242,7 +135,7 @@ def study(
     engine = engine or Engine()
     cases: list[Case] = []
 
-    def heard(charges: Sequence[_Charge]) -> Iterable[Case | None]:
+    def checked(cases: Sequence[_Planting]) -> Iterable[Case | None]:
         checking = [
             Checking(
                 path,
@@ -250,24 +143,25 @@ def study(
                 dataset,
                 settings,
                 device,
+                store,
                 name=number,
                 title=f"{path.stem}, {failure or 'as it is'}",
                 kind="checks",
                 gpus=int(device.type == "cuda"),
             )
-            for number, (path, failure) in enumerate(charges)
+            for number, (path, failure) in enumerate(cases)
         ]
-        return _heard(checking, engine)
+        return _checked(checking, engine)
 
     # Several workers have a view of their own.
-    with shown("masking court", total) if progress and engine.alone else nullcontext(lambda *_: None) as advance:
-        for place, case in enumerate(heard([(path, None) for path in every])):
+    with shown("masking checks", total) if progress and engine.alone else nullcontext(lambda *_: None) as advance:
+        for place, case in enumerate(checked([(path, None) for path in every])):
             assert case is not None
             cases.append(replace(case, collapsed=place >= len(checkpoints)))
             advance(len(cases), f"{case.subject}: {case.verdict}")
-        guilty = extremes(checkpoints, cases[: len(checkpoints)]) if bases is None else bases
-        charges = [(path, failure.name) for path in guilty for failure in FAILURES]
-        for done, case in enumerate(heard(charges), len(every) + 1):
+        chosen = extremes(checkpoints, cases[: len(checkpoints)]) if bases is None else bases
+        plantings = [(path, failure.name) for path in chosen for failure in FAILURES]
+        for done, case in enumerate(checked(plantings), len(every) + 1):
             if case is not None:
                 cases.append(case)
                 advance(done, f"{case.subject}, {case.failure}: {case.verdict}")
@@ -287,16 +181,19 @@ class Checking(Job):
     dataset: Dataset
     protocol: Protocol
     device: torch.device
+    store: Path
+    """Folder of the store."""
 
     def __call__(self, kept: dict[Any, Any]) -> Case | None:
         """Return what the checks find; None where the failure cannot be planted."""
         planted_failure = next((failure for failure in FAILURES if failure.name == self.failure), None)
         with suppress(planted_failures.Unplantable):
-            return hear(from_checkpoint(self.path, self.device), self.dataset, self.protocol, planted_failure)
+            subject = from_checkpoint(self.path, self.device)
+            return check(subject, self.dataset, self.protocol, Store(self.store), planted_failure)
         return None
 
 
-def _heard(jobs: Sequence[Checking], engine: Engine) -> Iterable[Case | None]:
+def _checked(jobs: Sequence[Checking], engine: Engine) -> Iterable[Case | None]:
     """Return what the checks find in each, in their order."""
     if engine.alone:
         return (job({}) for job in jobs)
@@ -306,13 +203,14 @@ def _heard(jobs: Sequence[Checking], engine: Engine) -> Iterable[Case | None]:
     return [ended[job.name].value for job in jobs]
 
 
-def hear(subject: Subject, dataset: Dataset, protocol: Protocol, failure: Failure | None = None) -> Case:
-    """Bring one model before the court, with a failure planted in it, or as it is.
+def check(subject: Subject, dataset: Dataset, protocol: Protocol, store: Store, failure: Failure | None = None) -> Case:
+    """Apply the masking checks to one model, with a failure planted in it, or as it is.
 
     Args:
         subject: the model; a copy of it is changed.
         dataset: its first test images are used.
         protocol: from :func:`protocol`.
+        store: keeps what is measured.
         failure: what to plant.
 
     Raises:
@@ -324,11 +222,9 @@ def hear(subject: Subject, dataset: Dataset, protocol: Protocol, failure: Failur
         tried = planted_failures.plant(failure, subject)
         radius = ThreatModel(stated.norm, stated.eps * failure.radius)
         attacks = protocol.model_copy(update={"threat": str(radius)})
-    images, n = dataset.test.to(subject.device), min(protocol.config(masking.NAME).images, len(dataset.test))
-    with tempfile.TemporaryDirectory() as folder, frozen(tried.model):
-        store = Store(Path(folder))
-        data = Shards(masking.NAME, tried, images, dataset.test.digest, attacks, n, store, dataset=dataset)
-        arrays, checks = masking.hear(tried, data, attacks, stated)
+    (data,) = prepare(tried, dataset, attacks, Selection([masking.NAME]), store=store)
+    with frozen(tried.model):
+        arrays, checks = masking.outcomes_and_checks(data, stated)
     seed = subject.metadata.get("seed")
     return Case(
         subject=subject.name if seed is None else f"{subject.name} s{seed}",
@@ -354,7 +250,7 @@ def protocol(
     if threat is None:
         raise InputError(f"No standard protocol says how {dataset.name} is attacked: name a threat model.")
     metrics = {pgd.NAME: {}, sweep.NAME: _GRID, masking.NAME: config.model_dump(mode="json")}
-    return Protocol(id="court-power-v1", threat=str(ThreatModel.parse(threat)), seed=seed, metrics=metrics)
+    return Protocol(id="masking-power-v1", threat=str(ThreatModel.parse(threat)), seed=seed, metrics=metrics)
 
 
 def extremes(checkpoints: Sequence[Path], cases: Sequence[Case]) -> list[Path]:
@@ -367,10 +263,3 @@ def extremes(checkpoints: Sequence[Path], cases: Sequence[Case]) -> list[Path]:
     median = statistics.median(cases[place].clean for place in clear)
     robustness = [(cases[place].pgd20, place) for place in clear if cases[place].clean >= median]
     return [checkpoints[place] for _, place in dict.fromkeys((min(robustness), max(robustness)))]
-
-
-def _rate(count: int, of: int) -> str:
-    if not of:
-        return "0 of 0"
-    low, high = wilson(count, of)
-    return f"{count} of {of} ({100 * count / of:.1f} %, 95 % interval {low:.1f} to {high:.1f} %)"

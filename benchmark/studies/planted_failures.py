@@ -1,9 +1,9 @@
 """Planted failures: models, and one evaluation, that look robust and are not, or are not evaluated as they should be.
 
-Each wraps an honest classifier, images in [0,1] to logits, and is known to be wrong, so that the court's power can be
-measured (:mod:`benchmark.studies.masking_power`): a court that misses one of them cannot vouch for a stranger. The
-kinds are those of Athalye et al. 2018 (arXiv 1802.00420), Pintor et al. 2022 (arXiv 2106.09947, "Indicators of Attack
-Failure") and of the threads that evaluation libraries get.
+Each wraps an honest classifier, images in [0,1] to logits, and is known to be wrong, so that the detection power of
+the masking checks can be measured (:mod:`benchmark.studies.masking_power`): checks that miss one of them cannot vouch
+for your model. The kinds are those of Athalye et al. 2018 (arXiv 1802.00420), Pintor et al. 2022 (arXiv 2106.09947,
+"Indicators of Attack Failure") and of the threads that evaluation libraries get.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -194,7 +195,7 @@ class Failure:
     meaning: str
     """One line."""
     caught_by: tuple[str, ...]
-    """Checks of the court (:mod:`benchmark.attacks.masking_checks`), any of which should catch it."""
+    """Masking checks (:mod:`benchmark.attacks.masking_checks`), any of which should catch it."""
     wrap: Callable[[nn.Module], nn.Module] = _unchanged
     """Takes a network for its own, and may change it; Unplantable where this one is unfit."""
     radius: Fraction = Fraction(1)
@@ -270,5 +271,7 @@ def plant(failure: Failure, subject: Subject) -> Subject:
         Unplantable: the model has no place for it.
     """
     model = failure.wrap(copy.deepcopy(subject.model)).eval()
-    code = hashlib.sha256(f"{subject.code} {failure.name}".encode()).hexdigest()
+    # What is stored of it is measured again when the failures of this file change.
+    source = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    code = hashlib.sha256(f"{subject.code} {failure.name} {source}".encode()).hexdigest()
     return replace(subject, name=f"{subject.name} with {failure.name}", model=model, code=code, kind="external")

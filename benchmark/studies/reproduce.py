@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.engines import Engine
+from benchmark.evaluation.selection import Selection
 from benchmark.leaderboard import ablation as ablations
 from benchmark.leaderboard import tables
 from benchmark.results.entry import ABLATIONS, Cell, Entry, read_entries
-from benchmark.runs.experiments import Evaluation, Plan
-from benchmark.runs.pipeline import Run, carry_out, failures
+from benchmark.runs.jobs import Evaluation
+from benchmark.runs.pipeline import carry_out, failures
+from benchmark.runs.plan import Plan
+from benchmark.runs.run import Run
 from benchmark.specs import protocol as protocols
 from benchmark.specs import recipes as files
 from benchmark.specs.protocol import Protocol
 from benchmark.studies import comparison_table
 from benchmark.studies.comparison_table import About, Shown
 from benchmark.studies.targets import APART, Column, Row, Scale, Target
-from methods.data import Dataset
 from methods.data.catalogue import slug
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
@@ -64,7 +66,7 @@ class Reproduction:
     leaderboards: Path = Path("leaderboards")
     engine: Engine = field(default_factory=Engine)
     _plans: dict[tuple[str, str, Cell | None], Plan] = field(default_factory=dict)
-    _loaded: dict[Any, Dataset] = field(default_factory=dict)
+    _kept: dict[Any, Any] = field(default_factory=dict)
     _protocols: dict[Need, Protocol] = field(default_factory=dict)
     _shelves: dict[Path, list[Entry]] = field(default_factory=dict)
 
@@ -175,7 +177,12 @@ class Reproduction:
                 surrogate = None
                 if _TRANSFER in metrics:
                     surrogate = self._folder(self.plan(self._surrogate(need)), number)
-                evaluation = Evaluation(sorted(metrics), self.scale.limit, surrogate=surrogate, engine=self.engine)
+                evaluation = Evaluation(
+                    Selection(sorted(metrics), self.scale.limit),
+                    surrogate=surrogate,
+                    device=self.device,
+                    engine=self.engine,
+                )
                 run = Run(
                     plan,
                     plan.experiments[0],
@@ -205,7 +212,7 @@ class Reproduction:
                 overrides=self.overrides,
                 device=self.device,
                 runs=self.runs,
-                loaded=self._loaded,
+                kept=self._kept,
             )
             settings = {} if need.cell is None else _settings(need.cell, plan)
             self._plans[key] = replace(plan, settings=settings)

@@ -207,13 +207,13 @@ def measurement(*checks: Check) -> Measurement:
 
 def test_checks_of_other_metrics_join_the_verdict() -> None:
     found = measurement(masking_checks.square(count(1)))
-    clear = masking_checks.judged(found, masking_checks.against_autoattack(43.0, 40.0, 300, 0.0))
+    clear = masking_checks.extended(found, masking_checks.against_autoattack(43.0, 40.0, 300, 0.0))
     assert clear.values == {"verdict": "clear", "failed": 0, "applied": 4, "batch_size": 100}
     assert len(clear.checks) == 4
-    guilty = masking_checks.judged(found, masking_checks.against_autoattack(90.0, 13.4, 300))
+    guilty = masking_checks.extended(found, masking_checks.against_autoattack(90.0, 13.4, 300))
     assert guilty.values["verdict"] == "suspect: AutoAttack gain"
     assert len(guilty.flags) == 1
-    chance = masking_checks.judged(
+    chance = masking_checks.extended(
         measurement(masking_checks.at_chance(masking_checks.square(count(1)))),
         masking_checks.against_autoattack(15, 0, 300),
     )

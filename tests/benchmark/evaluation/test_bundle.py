@@ -16,9 +16,10 @@ from pyautoattack import AutoAttack
 from torch.nn.functional import cross_entropy
 
 from benchmark.evaluation import bundle, evidence
-from benchmark.evaluation.bundle import Verification
+from benchmark.evaluation import verify as verifying
 from benchmark.evaluation.runner import evaluate
 from benchmark.evaluation.shards import percent
+from benchmark.evaluation.verify import Verification
 from benchmark.models.subject import from_checkpoint
 from benchmark.results.entry import DataInfo, Entry, ProtocolInfo, SubjectInfo, pack, read_entry, write_entry
 from benchmark.results.store import Arrays, Store
@@ -192,7 +193,7 @@ def verify(digits: Dataset) -> Iterator[Callable[..., Verification]]:
     """Verify an entry, with the data set at hand."""
 
     def call(file: Path, **arguments: Any) -> Verification:
-        return bundle.verify(file, loaded={("digits", None): digits}, **arguments)
+        return verifying.verify(file, loaded={("digits", None): digits}, **arguments)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -221,7 +222,7 @@ def test_an_honest_entry_verifies_from_what_lies_beside_it(original: Made, verif
         )
     assert lines["other metrics"] == "not recomputed: energy"
     assert original.weights.read_bytes() == original.checkpoint.read_bytes()
-    assert "Not proven: that the other images are robust" in bundle.MEANING
+    assert "Not proven: that the other images are robust" in verifying.MEANING
 
 
 def test_only_broken_images_are_kept_and_they_decode_as_the_stored_ones(original: Made, digits: Dataset) -> None:
@@ -548,20 +549,20 @@ def test_a_model_that_cannot_be_asked_is_told_in_one_sentence(
 
 def test_every_entry_of_a_folder_is_verified(made: Made, digits: Dataset, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no entry with an evidence bundle"):
-        list(bundle.verify_all(tmp_path / "nowhere"))
+        list(verifying.verify_all(tmp_path / "nowhere"))
     second = made.entry.model_copy(update={"seed": 1})
     digest = bundle.write(made.boards, second, made.store, made.checkpoint)
     first, second_file = made.file, write_entry(made.boards, second.model_copy(update={"evidence": digest}))
     third = write_entry(made.boards, made.entry.model_copy(update={"seed": 2, "evidence": None}))
-    assert bundle.find(made.boards) == [first, second_file]
+    assert verifying.find(made.boards) == [first, second_file]
     bundle.bundle_path(first).unlink()
-    found = list(bundle.verify_all(made.boards))
+    found = list(verifying.verify_all(made.boards))
     assert [verification.passed for verification in found] == [False, True]
     assert "cannot be read" in found[0].lines[0].detail
     with pytest.raises(InputError, match="names no evidence bundle"):
-        list(bundle.verify_all(third))
+        list(verifying.verify_all(third))
     with pytest.raises(InputError, match="there are 2"):
-        list(bundle.verify_all(made.boards, checkpoint=made.checkpoint))
+        list(verifying.verify_all(made.boards, checkpoint=made.checkpoint))
 
 
 def test_nothing_is_written_for_an_ablation_or_without_outcomes(made: Made, tmp_path: Path) -> None:

@@ -159,13 +159,14 @@ def test_metrics_see_eval_mode_full_precision_and_frozen_weights(
     seen: dict[str, Any] = {}
     own = clean.measure
 
-    def spying(subject: Any, data: Any, protocol: Protocol) -> Measurement:
+    def spying(data: Any) -> Measurement:
+        subject = data.subject
         seen["training"] = subject.model.training
         seen["autocast"] = vars(subject.model)["autocast"]
         seen["requires_grad"] = subject.model.weight.requires_grad
         seen["matmul"] = torch.get_float32_matmul_precision()
         seen["cudnn"] = torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32
-        return own(subject, data, protocol)
+        return own(data)
 
     monkeypatch.setattr(clean, "measure", spying)
     model = toy().model().train()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.generation.generate import Chains, _confident
-from benchmark.runs import experiments
+from benchmark.generation.generate import GenerationSettings, _confident, generate
+from benchmark.models.spec import DataSpec
 from benchmark.specs.recipes import CONFIGS
 from methods.data import load
 from methods.data.images import ImageSet
@@ -17,12 +17,13 @@ from methods.errors import InputError
 WEIGHTS = Path(__file__).parents[3] / "leaderboards" / "digits" / "weights"
 SADAJEM = WEIGHTS / "175097897dd1c7b8.safetensors"
 STANDARD = WEIGHTS / "5d219fc1a89d91fc.safetensors"
+DIGITS, CPU = DataSpec("digits"), torch.device("cpu")
 OWN = CONFIGS / "generated" / "digits-sadajem.npz"
 
 
 def test_a_file_of_generated_images_is_one_to_train_on(tmp_path: Path) -> None:
     output = tmp_path / "made.npz"
-    record = experiments.generate(SADAJEM, output, "digits", count=30, steps=5, start="class_gaussian")
+    record = generate(SADAJEM, output, DIGITS, GenerationSettings(30, 5), device=CPU)
     data = load("digits", generated=output)
     assert data.generated is not None
     assert len(data.generated) == record["images"] == 30
@@ -32,19 +33,18 @@ def test_a_file_of_generated_images_is_one_to_train_on(tmp_path: Path) -> None:
     assert output.with_suffix(".png").is_file()
     assert record["recipe"] == "sadajem"
     assert record["agreement"] > 90
-    again = experiments.generate(SADAJEM, tmp_path / "b.npz", "digits", count=30, steps=5, start="class_gaussian")
-    other = experiments.generate(SADAJEM, tmp_path / "c.npz", "digits", count=30, steps=5, start="pca", seed=1)
+    again = generate(SADAJEM, tmp_path / "b.npz", DIGITS, GenerationSettings(30, 5), device=CPU)
+    other = generate(SADAJEM, tmp_path / "c.npz", DIGITS, GenerationSettings(30, 5, "pca", seed=1), device=CPU)
     digests = [found["data_digests"]["generated"] for found in (record, again, other)]
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_the_scorer_keeps_what_it_is_sure_of(tmp_path: Path) -> None:
-    kept = experiments.generate(
-        SADAJEM, tmp_path / "kept.npz", "digits", count=20, steps=1, start="uniform", keep=0.2, scorer=STANDARD
-    )
+    settings = GenerationSettings(20, 1, "uniform", keep=0.2)
+    kept = generate(SADAJEM, tmp_path / "kept.npz", DIGITS, settings, scorer=STANDARD, device=CPU)
     assert kept["images"] == 20
     assert kept["scorer"].startswith("5d219fc1")
-    plain = experiments.generate(SADAJEM, tmp_path / "all.npz", "digits", count=20, steps=1, start="uniform")
+    plain = generate(SADAJEM, tmp_path / "all.npz", DIGITS, GenerationSettings(20, 1, "uniform"), device=CPU)
     assert kept["data_digests"]["generated"] != plain["data_digests"]["generated"]
 
 
@@ -53,7 +53,7 @@ def test_the_most_confident_images_of_each_class_take_turns() -> None:
     sure = torch.tensor([0.1, 0.9, 0.8, 0.2, 0.5, 0.3])
     logits = torch.stack([sure.logit(), torch.zeros(6)], 1)
     logits[1::2] = logits[1::2].flip(1)
-    kept = _confident(made, lambda x: logits, Chains(4, keep=0.5), 2)
+    kept = _confident(made, lambda x: logits, GenerationSettings(4, keep=0.5), 2)
     assert kept.tolist() == [2, 1, 4, 5]
 
 
@@ -68,9 +68,10 @@ def test_the_most_confident_images_of_each_class_take_turns() -> None:
     ],
 )
 def test_bad_requests_are_refused(settings: dict, said: str, tmp_path: Path) -> None:
-    asked = {"checkpoint": SADAJEM, "output": tmp_path / "a.npz", "count": 10, "steps": 1} | settings
+    asked = {"checkpoint": SADAJEM, "output": tmp_path / "a.npz"} | settings
     with pytest.raises(InputError, match=said):
-        experiments.generate(dataset="digits", start="class_gaussian", **asked)
+        chains = GenerationSettings(asked.pop("count", 10), 1, keep=asked.pop("keep", 1.0))
+        generate(data=DIGITS, settings=chains, device=CPU, **asked)
     assert not list(tmp_path.iterdir())
 
 

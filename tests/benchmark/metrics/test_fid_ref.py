@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from benchmark.evaluation import runner
 from benchmark.evaluation.parts import Part
 from benchmark.evaluation.runner import evaluate
+from benchmark.evaluation.selection import Selection
 from benchmark.evaluation.shards import Shards
 from benchmark.generation import fidelity
 from benchmark.metrics import fid_ref, generation
@@ -93,7 +94,7 @@ def test_batch_size_and_workers_do_not_matter(digits: Dataset, measuring: Protoc
         assert single.values[name] == pytest.approx(whole.values[name], rel=1e-4)
     parts = Store(store.root / "parts")
     todo = runner.prepare(
-        reference.reference("digits", CPU), digits, measuring(), metrics=["fid_ref"], limit=N, store=parts
+        reference.reference("digits", CPU), digits, measuring(), Selection(["fid_ref"], N), store=parts
     )
     for number, pieces in ((2, 1), (1, 2)):
         runner.measure_part(todo, Part(number, 2))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from benchmark.evaluation.parts import Part
 from benchmark.evaluation.runner import evaluate, measure_part, prepare
+from benchmark.evaluation.selection import Selection
 from benchmark.evaluation.shards import Shards
 from benchmark.metrics import landscape
 from benchmark.metrics.landscape import auroc, common_edges, equal_overlap, kolmogorov_smirnov, overlap, shares
@@ -177,7 +178,7 @@ def test_batches_parts_and_limits_change_no_energy(toy: Any, surveyed: Protocols
         assert np.allclose(split[name], samples[name], atol=0.02)
         assert np.allclose(limited[name], samples[name][:13], atol=1e-5)
     parted = Store(store.root / "parted")
-    todo = prepare(made.subject(), made.dataset, surveyed(), metrics=["landscape"], store=parted)
+    todo = prepare(made.subject(), made.dataset, surveyed(), Selection(["landscape"]), store=parted)
     for number in (2, 1):
         measure_part(todo, Part(number, 2))
     assert len(list(parted.root.glob("landscape-*/shard-*.npz"))) == 3

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from benchmark.attacks import masking_checks
 from benchmark.evaluation import runner
 from benchmark.evaluation.parts import Part
+from benchmark.evaluation.selection import Selection
 from benchmark.metrics import masking
 from benchmark.models.subject import Subject
 from benchmark.results.entry import Check, Measurement
@@ -144,7 +145,7 @@ def test_parts_leave_what_one_process_would(toy: Any, protocol: Callable[..., Pr
     samples = []
     for name, parts in (("whole", []), ("parts", [Part(2, 2), Part(1, 2)])):
         store = Store(tmp_path / name)
-        todo = runner.prepare(made.subject(), made.dataset, settings, metrics=["masking"], store=store)
+        todo = runner.prepare(made.subject(), made.dataset, settings, Selection(["masking"]), store=store)
         for part in parts:
             runner.measure_part(todo, part)
         before = {path: path.stat().st_mtime_ns for path in store.root.rglob("shard-*")}
@@ -231,7 +232,7 @@ def test_model_at_chance_gets_no_verdict(toy: Any, measured: Callable[..., Measu
 
 def test_conditions_hold_what_else_decides(toy: Any, protocol: Callable[..., Protocol], store: Store) -> None:
     made = toy()
-    (data,) = runner.prepare(made.subject(), made.dataset, protocol(), metrics=["masking"], store=store)
+    (data,) = runner.prepare(made.subject(), made.dataset, protocol(), Selection(["masking"]), store=store)
     other = replace(data, surrogate=made.subject())
     shifted = replace(data, dataset=replace(made.dataset, mean=(0.4,)))
     assert len({str(masking.conditions(each)) for each in (data, other, shifted)}) == 3

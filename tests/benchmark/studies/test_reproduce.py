@@ -16,7 +16,7 @@ import yaml
 from benchmark.results.entry import Entry, read_entries, read_entry, write_entry
 from benchmark.results.reported import numbers
 from benchmark.runs import pipeline
-from benchmark.runs.experiments import Measured
+from benchmark.runs.jobs import Measured
 from benchmark.specs import recipes
 from benchmark.studies.reproduce import FOLDER, Reproduction
 from benchmark.studies.targets import ALL, APART, place_of, scale, targets
