@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,14 +37,14 @@ def trained(dataset: Dataset, threat: ThreatModel | None, epochs: int) -> Subjec
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1),
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 16, 3, stride=2, padding=1),
             nn.BatchNorm2d(16),
             nn.ReLU(),
-            nn.Conv2d(16, 32, 3, stride=2, padding=1),
-            nn.BatchNorm2d(32),
-            nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(512, 10),
+            nn.Linear(256, 10),
         )
     x, y = dataset.train.unit(), dataset.train.labels
     steps = epochs * (len(x) // 64)
@@ -55,7 +55,7 @@ def trained(dataset: Dataset, threat: ThreatModel | None, epochs: int) -> Subjec
         images, labels = x[batch], y[batch]
         if threat is not None:
             with frozen(model):
-                attack = PGD(steps=4, step_size=0.4)
+                attack = PGD(steps=3, step_size=0.5)
                 images = attack(lambda z, y=labels: cross_entropy(model(z), y), images, threat, generator)
         optimizer.zero_grad()
         F.cross_entropy(model.train()(images), labels).backward()
@@ -71,7 +71,7 @@ def study() -> Iterator[Study]:
     """The tiny study: two networks and the reference network; every failure in the robust one."""
     dataset = load("digits")
     settings = masking_power.protocol(dataset, config=SMALL)
-    robust = trained(dataset, ThreatModel.parse(settings.threat), epochs=5)
+    robust = trained(dataset, ThreatModel.parse(settings.threat), epochs=4)
     honest = [robust, trained(dataset, None, epochs=4), reference.reference("digits", CPU)]
     cases = [masking_power.hear(subject, dataset, settings) for subject in honest]
     cases += [masking_power.hear(robust, dataset, settings, failure) for failure in FAILURES]
@@ -137,27 +137,55 @@ def test_collapsed_trainings_are_counted_apart(study: Study) -> None:
     assert "| a s0    | collapsed  |" in made.markdown()
 
 
-def test_study_writes_the_same_files_twice_and_in_any_number_of_processes(tmp_path: Path) -> None:
-    dataset = load("digits")
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[[str, int], Study]:
+    """Write the study of the digits' reference network, twice listed, into a folder, with so many workers."""
+    dataset, weights = load("digits"), reference.weights("digits")
     config = masking.Config(images=8, restarts=1, corners=2, queries=5, draws=2)
-    weights = reference.weights("digits")
-    for folder, workers in (("first", 1), ("second", 2)):
-        found = masking_power.study(
+
+    def write(name: str, workers: int) -> Study:
+        return masking_power.study(
             [weights],
             dataset,
-            tmp_path / folder,
+            tmp_path / name,
             collapsed=[weights],
             bases=[weights],
             config=config,
             progress=False,
             engine=Engine(workers=workers),
         )
-    assert [case.kind for case in found.cases][:3] == ["honest", "collapsed", "planted"]
-    for name in masking_power.FILES:
-        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
-    assert (tmp_path / "first" / masking_power.FILES[0]).read_text() == found.markdown()
+
+    return write
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return the content of each file of a study."""
+    return {name: (folder / name).read_bytes() for name in masking_power.FILES}
+
+
+@pytest.mark.usefixtures("in_process")
+def test_study_writes_the_same_files_twice_and_in_any_order_of_its_cases(
+    written: Callable[[str, int], Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(masking_power, "FAILURES", FAILURES[:1])
+    monkeypatch.setattr(masking_power, "_GRID", {"eps": [0, 1, 8], "steps": [1, 20]})
+    written("first", 1)
+    found = written("second", 2)
+    assert [case.kind for case in found.cases] == ["honest", "collapsed", "planted"]
+    assert files(tmp_path / "first") == files(tmp_path / "second")
+    assert files(tmp_path / "first")[masking_power.FILES[0]].decode() == found.markdown()
     assert found.cases[0].subject.startswith("reference s")
     assert "torch " in found.markdown()
+
+
+@pytest.mark.slow
+def test_study_of_every_failure_writes_the_same_files_in_any_number_of_processes(
+    written: Callable[[str, int], Study], tmp_path: Path
+) -> None:
+    written("first", 1)
+    found = written("second", 2)
+    assert {case.failure for case in found.guilty} == {failure.name for failure in FAILURES}
+    assert files(tmp_path / "first") == files(tmp_path / "second")
 
 
 def test_bases_are_the_least_and_the_most_robust_of_the_good_clear_checkpoints() -> None:
