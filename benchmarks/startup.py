@@ -51,7 +51,7 @@ def _python(arguments: Sequence[str], status: int = 0) -> None:
 
 def first_step() -> None:
     """Train TRADES on digits for one step."""
-    from benchmark.runs.experiments import Plan
+    from benchmark.runs.plan import Plan
     from benchmarks.stepping import Enough, train
 
     def behind() -> None:

@@ -16,8 +16,11 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmark.engines import Engine
-from benchmark.runs.experiments import Evaluation, Plan
-from benchmark.runs.pipeline import Run, carry_out
+from benchmark.evaluation.selection import Selection
+from benchmark.runs.jobs import Evaluation
+from benchmark.runs.pipeline import carry_out
+from benchmark.runs.plan import Plan
+from benchmark.runs.run import Run
 from benchmarks.timing import Row, Settings
 
 NAME = "workers"
@@ -59,7 +62,7 @@ def seconds(engine: Engine, runs: int, epochs: int) -> float:
         with TemporaryDirectory() as folder:
             settings = [f"train.epochs={epochs}", "train.warmup_steps=0"]
             plan = Plan(["trades"], "digits", range(runs), overrides=settings, device="cpu", runs=Path(folder) / "runs")
-            evaluation = Evaluation(["clean", "pgd20"], engine=engine)
+            evaluation = Evaluation(Selection(["clean", "pgd20"]), device="cpu", engine=engine)
             entries = Path(folder) / "leaderboards"
             grid = [Run(plan, one, evaluation, plan.evaluation_protocol, entries) for one in plan.experiments]
             for one in grid:

@@ -157,7 +157,7 @@ class Model:
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Make a command whose parameters may be groups of options take their fields as options of its own."""
     own = inspect.signature(command, eval_str=True).parameters
-    groups = {name: given.annotation for name, given in own.items() if is_dataclass(given.annotation)}
+    groups: dict[str, Any] = {name: given.annotation for name, given in own.items() if is_dataclass(given.annotation)}
     parameters: list[inspect.Parameter] = []
     for name, given in own.items():
         if name not in groups:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,10 +69,10 @@ def test_the_most_confident_images_of_each_class_take_turns() -> None:
     ],
 )
 def test_bad_requests_are_refused(settings: dict, said: str, tmp_path: Path) -> None:
-    asked = {"checkpoint": SADAJEM, "output": tmp_path / "a.npz"} | settings
+    asked: dict[str, Any] = {"checkpoint": SADAJEM, "output": tmp_path / "a.npz"} | settings
+    count, keep = asked.pop("count", 10), asked.pop("keep", 1.0)
     with pytest.raises(InputError, match=said):
-        chains = GenerationSettings(asked.pop("count", 10), 1, keep=asked.pop("keep", 1.0))
-        generate(data=DIGITS, settings=chains, device=CPU, **asked)
+        generate(data=DIGITS, settings=GenerationSettings(count, 1, keep=keep), device=CPU, **asked)
     assert not list(tmp_path.iterdir())
 
 

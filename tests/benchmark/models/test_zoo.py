@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.models import zoo
+from benchmark.models.spec import DataSpec, ModelSpec
 from benchmark.models.zoo import (
     BRIDGES,
     clean_accuracy,
@@ -29,7 +30,6 @@ from benchmark.models.zoo import (
     model_ids,
     registered,
 )
-from benchmark.runs.experiments import Source
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
 
@@ -433,8 +433,8 @@ def test_zoo_model_is_evaluated_offline(command: Any, tmp_path: Path) -> None:
         done = command("evaluate", *subject, "--metrics", "clean,pgd20", "--json", "out.json")
         assert done.status == 0, done.err
         # Workers get the source alone.
-        source = Source(subject[3], device="cpu", robustbench="One2026Title")
-        again = pickle.loads(pickle.dumps(source)).subject(source.data())
+        spec = ModelSpec(robustbench="One2026Title")
+        again = pickle.loads(pickle.dumps(spec)).load(DataSpec(subject[3]).load(), CPU)
         assert command("doctor", *subject, "--model-dir", "models").out.startswith("One2026Title on npz:")
     result = json.loads((tmp_path / "out.json").read_text())
     assert (result["subject"], result["kind"], result["n"]) == ("One2026Title", "external", 12)

@@ -17,6 +17,7 @@ from benchmark.metrics import masking
 from benchmark.models import reference
 from benchmark.models.subject import Subject, weights_digest
 from benchmark.results.entry import Check
+from benchmark.results.store import Store
 from benchmark.studies import masking_power, planted_failures
 from benchmark.studies.masking_power import Case, Study
 from benchmark.studies.planted_failures import FAILURES
@@ -67,14 +68,15 @@ def trained(dataset: Dataset, threat: ThreatModel | None, epochs: int) -> Subjec
 
 
 @pytest.fixture(scope="module")
-def study() -> Iterator[Study]:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     """The tiny study: two networks and the reference network; every failure in the robust one."""
     dataset = load("digits")
     settings = masking_power.protocol(dataset, config=SMALL)
     robust = trained(dataset, ThreatModel.parse(settings.threat), epochs=4)
     honest = [robust, trained(dataset, None, epochs=4), reference.reference("digits", CPU)]
-    cases = [masking_power.hear(subject, dataset, settings) for subject in honest]
-    cases += [masking_power.hear(robust, dataset, settings, failure) for failure in FAILURES]
+    store = Store(tmp_path_factory.mktemp("store"))
+    cases = [masking_power.check(subject, dataset, settings, store) for subject in honest]
+    cases += [masking_power.check(robust, dataset, settings, store, failure) for failure in FAILURES]
     yield Study(dataset.name, settings, SMALL.images, tuple(cases))
 
 
@@ -93,7 +95,7 @@ def test_every_planted_failure_is_caught_and_no_honest_model_is(study: Study) ->
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.name)
 def test_failure_is_caught_by_a_check_that_should_catch_it(study: Study, failure: planted_failures.Failure) -> None:
-    (case,) = (case for case in study.guilty if case.failure == failure.name)
+    (case,) = (case for case in study.planted if case.failure == failure.name)
     assert set(study.caught(case)) & set(failure.caught_by), case.verdict
     known = {check.name for check in case.checks}
     assert set(failure.caught_by) <= known
@@ -153,6 +155,7 @@ def written(tmp_path: Path) -> Callable[[str, int], Study]:
             config=config,
             progress=False,
             engine=Engine(workers=workers),
+            store=tmp_path / f"{name}-store",
         )
 
     return write
@@ -184,7 +187,7 @@ def test_study_of_every_failure_writes_the_same_files_in_any_number_of_processes
 ) -> None:
     written("first", 1)
     found = written("second", 2)
-    assert {case.failure for case in found.guilty} == {failure.name for failure in FAILURES}
+    assert {case.failure for case in found.planted} == {failure.name for failure in FAILURES}
     assert files(tmp_path / "first") == files(tmp_path / "second")
 
 
@@ -207,7 +210,7 @@ def test_bases_are_the_least_and_the_most_robust_of_the_good_clear_checkpoints()
 def test_study_needs_checkpoints_and_a_threat_model() -> None:
     digits = load("digits")
     with pytest.raises(InputError, match="there are none"):
-        masking_power.study([], digits, progress=False)
+        masking_power.study([], digits, progress=False, store=Path())
     with pytest.raises(InputError, match="name a threat model"):
         masking_power.protocol(replace(digits, name="npz:x"))
     assert masking_power.protocol(replace(digits, name="npz:x"), "Linf:8/255").threat == "Linf:8/255"
