@@ -46,6 +46,9 @@ def test_wheel_holds_every_module_and_recipe(installed: Path) -> None:
         for folder, pattern in (
             ("methods", "*.py"),
             ("benchmark", "*.py"),
+            ("benchmark/leaderboard/page", "*.html"),
+            ("benchmark/leaderboard/page", "*.css"),
+            ("benchmark/leaderboard/page", "*.js"),
             ("configs", "*.yaml"),
             ("configs", "*.csv"),
             ("configs", "*.npz"),

@@ -1,1 +1,1 @@
-"""The parts of the page: what it says, how it is marked up, and its plain files."""
+"""The page of all results: its data, templates, style and script."""
