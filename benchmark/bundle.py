@@ -36,9 +36,9 @@ from benchmark.subject import Subject, from_checkpoint
 from methods.data import Dataset, load
 from methods.data.catalogue import slug
 from methods.errors import InputError
+from methods.files import write as write_file
 from methods.primitives.threat import ThreatModel
 from methods.training.checkpoint import FILES
-from methods.training.checkpoint import write as write_file
 
 FORMAT = 1
 BUNDLES, WEIGHTS = "evidence", "weights"

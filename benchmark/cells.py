@@ -18,7 +18,7 @@ from benchmark.metrics import Column
 from benchmark.reported import Number, differences, quoted
 from benchmark.results import PICTURES, Entry, Value, picture_path, unpack
 from methods.errors import InputError
-from methods.training.checkpoint import write_text
+from methods.files import write_text
 
 ABSENT, FAILED = "-", "failed"
 SUSPECT = "suspect: "

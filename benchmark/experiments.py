@@ -39,8 +39,9 @@ from benchmark.subject import Subject, from_checkpoint, from_factory, from_zoo, 
 from methods.data import Dataset, load
 from methods.data.catalogue import slug
 from methods.errors import InputError
+from methods.files import write_json
 from methods.primitives.threat import ThreatModel
-from methods.training.checkpoint import FILES, write_json
+from methods.training.checkpoint import FILES
 from methods.training.config import DataConfig, Experiment, experiment, overlay
 from methods.training.progress import progress
 from methods.training.provenance import provenance

@@ -25,8 +25,8 @@ from benchmark.results import Measurement, ProtocolInfo, folder_name, unpack
 from benchmark.schema import Strict
 from benchmark.significance import difference
 from methods.errors import InputError
+from methods.files import write_text
 from methods.primitives.threat import ThreatModel
-from methods.training.checkpoint import write_text
 
 NOISY, PLAIN = "ebjdat-release-v1", "ebjdat-release-sadajem-v1"
 """The released evaluators of EB-JDAT: of its variants on JEM and JEM++, and on SADA-JEM."""

@@ -34,9 +34,9 @@ from benchmark.store import Store
 from benchmark.subject import Subject, from_checkpoint
 from methods.data import Dataset
 from methods.errors import InputError
+from methods.files import write_text
 from methods.primitives.modes import frozen
 from methods.primitives.threat import ThreatModel
-from methods.training.checkpoint import write_text
 from methods.training.progress import progress as shown
 
 FILES = ("court.md", "court.csv")

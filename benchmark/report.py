@@ -24,7 +24,7 @@ from benchmark.page.sections import article, overview
 from benchmark.reported import beside
 from benchmark.results import ABLATIONS, Entry, read_entries
 from methods.errors import InputError
-from methods.training.checkpoint import write_text
+from methods.files import write_text
 
 _HIGHER, _LOWER = {"generation_agreement", "inception_score", "half_radius"}, {"fid", "fid_ref", "kid"}
 """Columns besides accuracies of which more, or less, is better; of the others neither is."""

@@ -20,7 +20,7 @@ from benchmark.figures import Versus
 from benchmark.paper import APART, Column, Row, Scale, Target
 from benchmark.reported import FLAGS, Number, differences
 from benchmark.results import Entry, entry_path, picture_path
-from methods.training.checkpoint import write_text
+from methods.files import write_text
 
 NONE = "none"
 _NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = (
     {"methods.errors"},
+    {"methods.files"},
     {"methods.primitives"},
     {"methods.backbones", "methods.data"},
     {"methods.training"},
@@ -135,6 +136,7 @@ def graph() -> grimp.ImportGraph:
     built = grimp.build_graph("methods", "benchmark", MEASURING, include_external_packages=True, cache_dir=None)
     pillars = {
         "methods.errors",
+        "methods.files",
         "methods.primitives.attacks",
         "methods.backbones.wide_resnet",
         "methods.data.streams",
@@ -158,6 +160,7 @@ def test_house_rule(graph: grimp.ImportGraph, violations: Rule) -> None:
     ("violations", "importer", "imported"),
     [
         (layer_violations, "methods.primitives.attacks", "methods.training.method"),
+        (layer_violations, "methods.files", "methods.training.checkpoint"),
         (layer_violations, "methods.data.streams", "methods.backbones.wide_resnet"),
         (layer_violations, "methods.training.trainer", "methods.trades"),
         (layer_violations, "methods.trades", "methods.ebjdat"),
@@ -184,8 +187,8 @@ def test_primitives_need_torch_and_nothing_else(graph: grimp.ImportGraph) -> Non
     assert outside == {"torch"}
 
 
-@pytest.mark.parametrize("module", ["methods", "methods.errors", "methods.data.catalogue"])
-def test_what_list_reads_needs_only_the_standard_library(module: str) -> None:
+@pytest.mark.parametrize("module", ["methods", "methods.errors", "methods.files", "methods.data.catalogue"])
+def test_what_list_and_tables_read_needs_only_the_standard_library(module: str) -> None:
     script = f"import sys; before = set(sys.modules); import {module}; print(*set(sys.modules) - before)"
     finished = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60

@@ -34,6 +34,7 @@ from methods.backbones import Classifier, build
 from methods.data import Dataset, ImageSet
 from methods.data.streams import MixedStream, Stream
 from methods.errors import InputError
+from methods.files import write, write_json, write_text
 from methods.primitives import ranks
 from methods.primitives.attacks import PGD
 from methods.primitives.batch_norm import synchronise
@@ -48,9 +49,6 @@ from methods.training.checkpoint import (
     load_state,
     save_state,
     save_weights,
-    write,
-    write_json,
-    write_text,
 )
 from methods.training.compiled import Compiled
 from methods.training.config import Experiment, SelectAttack

@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from methods import files
 from methods.data import Dataset, ImageSet
 from methods.errors import InputError
 from methods.jem import JEM
 from methods.primitives.random import derive
 from methods.standard import Standard
-from methods.training import checkpoint, trainer
+from methods.training import trainer
 from methods.training.checkpoint import load_checkpoint
 from methods.training.config import Experiment
 from methods.training.guard import Alarm, Guard, read_log, replay
@@ -411,7 +412,7 @@ def interrupt_write(monkeypatch: pytest.MonkeyPatch, number: int, late: bool) ->
         if crash:
             raise Interrupted
 
-    monkeypatch.setattr(checkpoint.os, "replace", replaced)
+    monkeypatch.setattr(files.os, "replace", replaced)
     return written
 
 
