@@ -359,7 +359,7 @@ def verify(
 ) -> None:
     """Recompute entries from their evidence with one forward pass; status 1 where one does not hold."""
     from benchmark import bundle
-    from methods.training.trainer import select_device
+    from methods.training.devices import select_device
 
     place = select_device(device)
     found = [done for path in entries for done in bundle.verify_all(path, checkpoint=checkpoint, device=place)]
@@ -498,7 +498,7 @@ def export_robustbench(
     """Write what RobustBench needs of a new model, and prove it by RobustBench's own code; status 1 where it fails."""
     from benchmark import submission
     from benchmark.submission_files import Paper
-    from methods.training.trainer import select_device
+    from methods.training.devices import select_device
 
     about = Paper(paper, authors, url, venue, reported, footnote)
     place = select_device(device)

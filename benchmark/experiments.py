@@ -43,9 +43,9 @@ from methods.files import write_json
 from methods.primitives.threat import ThreatModel
 from methods.training.checkpoint import FILES
 from methods.training.config import DataConfig, Experiment, experiment, overlay
+from methods.training.devices import select_device
 from methods.training.progress import progress
 from methods.training.provenance import provenance
-from methods.training.trainer import select_device
 
 DATA = Path("data")
 DEFAULT_THREAT = "Linf:8/255"

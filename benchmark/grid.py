@@ -29,8 +29,11 @@ from benchmark.training_record import training_record
 from methods.errors import InputError
 from methods.training.checkpoint import FILES
 from methods.training.config import Experiment
+from methods.training.devices import select_device
 from methods.training.distributed import RankFailed, check_devices
-from methods.training.trainer import TrainingFailed, check, read_manifest, run_folder, select_device, train
+from methods.training.run_folder import read_manifest, run_folder
+from methods.training.setup import check
+from methods.training.trainer import TrainingFailed, train
 
 
 @dataclass(frozen=True)

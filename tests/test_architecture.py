@@ -21,6 +21,11 @@ REGISTRY = "methods"
 PAPER_RANK = len(LAYERS)
 BENCHMARK_RANK = PAPER_RANK + 1
 MEASURING = "benchmarks"
+LOOP = {
+    f"methods.training.{name}"
+    for name in ("trainer", "setup", "state", "validation", "rollback", "run_log", "run_folder", "devices")
+}
+"""The training loop and what belongs to it alone."""
 MAY_ASK_THE_REGISTRY = {"benchmark.subject", "benchmark.cli", "methods.training", "paper", MEASURING}
 ROBUSTBENCH_FILE = "benchmark.robustbench_io"
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "misc"}
@@ -89,7 +94,7 @@ def trainer_violations(graph: grimp.ImportGraph) -> list[str]:
     return [
         f"{importer} imports {imported}"
         for importer, imported in own_imports(graph)
-        if is_paper(importer) and imported == "methods.training.trainer"
+        if is_paper(importer) and imported in LOOP
     ]
 
 
@@ -140,7 +145,7 @@ def graph() -> grimp.ImportGraph:
         "methods.primitives.attacks",
         "methods.backbones.wide_resnet",
         "methods.data.streams",
-        "methods.training.trainer",
+        *LOOP,
         "methods.trades",
         "benchmark.subject",
         "benchmark.metrics.clean",
@@ -166,6 +171,7 @@ def test_house_rule(graph: grimp.ImportGraph, violations: Rule) -> None:
         (layer_violations, "methods.trades", "methods.ebjdat"),
         (layer_violations, "methods.trades", "benchmark.metrics.pgd"),
         (trainer_violations, "methods.trades", "methods.training.trainer"),
+        (trainer_violations, "methods.trades", "methods.training.setup"),
         (metric_violations, "benchmark.metrics.pgd", "methods.trades"),
         (metric_violations, "benchmark.metrics.pgd", "methods"),
         (registry_violations, "benchmark.runner", "methods"),

@@ -23,7 +23,8 @@ from methods.training.checkpoint import (
 )
 from methods.training.config import Experiment
 from methods.training.pictures import save_buffer
-from methods.training.trainer import build_method, build_model, describe
+from methods.training.run_folder import describe
+from methods.training.setup import build_method, build_model
 
 
 @pytest.fixture
