@@ -16,7 +16,7 @@ import benchmarks
 from benchmarks import results
 from benchmarks.timing import Row, Settings
 from methods.errors import InputError, nearest
-from methods.training.trainer import select_device
+from methods.training.devices import select_device
 
 REPEATS = 5
 

@@ -24,8 +24,8 @@ from benchmarks.timing import Row, Settings
 from methods.data.images import ImageSet
 from methods.errors import InputError
 from methods.primitives import starts
-from methods.training import trainer
 from methods.training.config import Experiment
+from methods.training.devices import uses_bf16
 
 NAME = "memory"
 _ROOT = Path(__file__).resolve().parents[1]
@@ -95,7 +95,7 @@ def step(recipe: str, device_name: str, quick: bool) -> None:
         before = _settled(device)
 
     def behind() -> None:
-        precision = "bf16" if trainer._bf16(experiment.train.precision, device) else "float32"
+        precision = "bf16" if uses_bf16(experiment.train.precision, device) else "float32"
         print(json.dumps({"before": round(before), "peak": _peak(device, before), "precision": precision}))
         raise Enough
 

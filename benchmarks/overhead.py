@@ -30,10 +30,11 @@ from benchmarks.timing import Race, Row, Settings, race, synchronise
 from methods.backbones import Classifier
 from methods.data import Dataset
 from methods.data.images import ImageSet
-from methods.training import trainer
 from methods.training.checkpoint import FILES, save_weights
 from methods.training.config import Experiment
 from methods.training.optim import optimizer
+from methods.training.run_folder import describe
+from methods.training.setup import build_method, build_model
 
 NAME = "overhead"
 TARGET = 5.0
@@ -186,7 +187,7 @@ def _training(experiment: Experiment, data: Dataset, settings: Settings) -> tupl
 
 
 def _twin(experiment: Experiment, data: Dataset, device: torch.device) -> Classifier:
-    model = trainer.build_model(experiment, data).to(device).to(memory_format=torch.channels_last)
+    model = build_model(experiment, data).to(device).to(memory_format=torch.channels_last)
     model.autocast = torch.bfloat16 if experiment.train.precision == "bf16" else None
     return model
 
@@ -207,9 +208,9 @@ def _optimiser_step(model: nn.Module, experiment: Experiment) -> Callable[[], No
 def _evaluation(metric: str, data: Dataset, folder: Path, settings: Settings) -> tuple[Race, str]:
     """Evaluate one metric into a fresh store each time, and make the same passes bare."""
     experiment = synthetic.training("standard", quick=settings.quick)
-    model = trainer.build_model(experiment, data).eval()
-    method = trainer.build_method(experiment, data)
-    save_weights(folder / FILES["best"], model.state_dict(), trainer.describe(experiment, data, method))
+    model = build_model(experiment, data).eval()
+    method = build_method(experiment, data)
+    save_weights(folder / FILES["best"], model.state_dict(), describe(experiment, data, method))
     given = subject.from_checkpoint(folder / FILES["best"], settings.device)
     with torch.no_grad():
         # Labels that the network gives: an attack on images that are wrong anyway could stop early.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import AT_LEAST, Row
-from methods.training.checkpoint import write
+from methods.files import write
 
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#CC79A7", "#999999")
 _MISSED = "#D55E00"

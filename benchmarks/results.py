@@ -22,7 +22,7 @@ import torch
 from benchmarks.picture import draw
 from benchmarks.timing import AT_LEAST, Row, Settings
 from methods.errors import InputError
-from methods.training.checkpoint import write_json, write_text
+from methods.files import write_json, write_text
 from methods.training.provenance import commit
 
 RESULTS = Path(__file__).resolve().parent / "results"

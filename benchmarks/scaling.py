@@ -20,9 +20,10 @@ from benchmarks import synthetic
 from benchmarks.stepping import Enough, train
 from benchmarks.timing import Row, Settings, synchronise, timed
 from methods.data.images import Dataset
-from methods.training import trainer
 from methods.training.checkpoint import FILES, save_weights
 from methods.training.config import Experiment
+from methods.training.run_folder import describe
+from methods.training.setup import build_method, build_model
 
 NAME = "scaling"
 MEASURE = "ms an image"
@@ -77,10 +78,8 @@ def _evaluation(size: str, small: dict[str, Any], repeats: int, settings: Settin
     experiment = synthetic.training("standard", small)
     with TemporaryDirectory() as folder:
         place = Path(folder) / FILES["best"]
-        method = trainer.build_method(experiment, data)
-        save_weights(
-            place, trainer.build_model(experiment, data).state_dict(), trainer.describe(experiment, data, method)
-        )
+        method = build_method(experiment, data)
+        save_weights(place, build_model(experiment, data).state_dict(), describe(experiment, data, method))
         given = subject.from_checkpoint(place, settings.device)
         for shard in (10, 20) if settings.quick else _SHARDS:
             seconds = timed(lambda size=shard: _evaluated(given, data, size, Path(folder)), repeats)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from methods.training.method import Method
 
 GROUP = "trilemma.methods"
-_NOT_PAPERS = {"errors"}
+_NOT_PAPERS = {"errors", "files"}
 
 
 def _modules() -> dict[str, str]:

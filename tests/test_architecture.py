@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = (
     {"methods.errors"},
+    {"methods.files"},
     {"methods.primitives"},
     {"methods.backbones", "methods.data"},
     {"methods.training"},
@@ -20,6 +21,11 @@ REGISTRY = "methods"
 PAPER_RANK = len(LAYERS)
 BENCHMARK_RANK = PAPER_RANK + 1
 MEASURING = "benchmarks"
+LOOP = {
+    f"methods.training.{name}"
+    for name in ("trainer", "setup", "state", "validation", "rollback", "run_log", "run_folder", "devices")
+}
+"""The training loop and what belongs to it alone."""
 MAY_ASK_THE_REGISTRY = {"benchmark.models.subject", "benchmark.cli", "methods.training", "paper", MEASURING}
 ROBUSTBENCH_FILE = "benchmark.models.zoo"
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "misc"}
@@ -88,7 +94,7 @@ def trainer_violations(graph: grimp.ImportGraph) -> list[str]:
     return [
         f"{importer} imports {imported}"
         for importer, imported in own_imports(graph)
-        if is_paper(importer) and imported == "methods.training.trainer"
+        if is_paper(importer) and imported in LOOP
     ]
 
 
@@ -135,10 +141,11 @@ def graph() -> grimp.ImportGraph:
     built = grimp.build_graph("methods", "benchmark", MEASURING, include_external_packages=True, cache_dir=None)
     pillars = {
         "methods.errors",
+        "methods.files",
         "methods.primitives.attacks",
         "methods.backbones.wide_resnet",
         "methods.data.streams",
-        "methods.training.trainer",
+        *LOOP,
         "methods.trades",
         "benchmark.models.subject",
         "benchmark.metrics.clean",
@@ -158,11 +165,13 @@ def test_house_rule(graph: grimp.ImportGraph, violations: Rule) -> None:
     ("violations", "importer", "imported"),
     [
         (layer_violations, "methods.primitives.attacks", "methods.training.method"),
+        (layer_violations, "methods.files", "methods.training.checkpoint"),
         (layer_violations, "methods.data.streams", "methods.backbones.wide_resnet"),
         (layer_violations, "methods.training.trainer", "methods.trades"),
         (layer_violations, "methods.trades", "methods.ebjdat"),
         (layer_violations, "methods.trades", "benchmark.metrics.pgd"),
         (trainer_violations, "methods.trades", "methods.training.trainer"),
+        (trainer_violations, "methods.trades", "methods.training.setup"),
         (metric_violations, "benchmark.metrics.pgd", "methods.trades"),
         (metric_violations, "benchmark.metrics.pgd", "methods"),
         (registry_violations, "benchmark.evaluation.runner", "methods"),
@@ -184,8 +193,8 @@ def test_primitives_need_torch_and_nothing_else(graph: grimp.ImportGraph) -> Non
     assert outside == {"torch"}
 
 
-@pytest.mark.parametrize("module", ["methods", "methods.errors", "methods.data.catalogue"])
-def test_what_list_reads_needs_only_the_standard_library(module: str) -> None:
+@pytest.mark.parametrize("module", ["methods", "methods.errors", "methods.files", "methods.data.catalogue"])
+def test_what_list_and_tables_read_needs_only_the_standard_library(module: str) -> None:
     script = f"import sys; before = set(sys.modules); import {module}; print(*set(sys.modules) - before)"
     finished = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60

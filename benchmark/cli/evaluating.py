@@ -76,7 +76,7 @@ def doctor(
     """Examine a model before anything is measured on it; status 1 where something is wrong."""
     from benchmark.models.doctor import examine, render
     from benchmark.runs.evaluate import Question
-    from methods.training.trainer import select_device
+    from methods.training.devices import select_device
 
     kept: dict[Any, Any] = {}
     place, spec = select_device(device), model.spec(which, threat)
@@ -105,7 +105,7 @@ def generate(
     """Generate images of a checkpoint's density, for trainings on generated data (data.generated.file)."""
     from benchmark.generation import generate as generation
     from benchmark.models.spec import DataSpec
-    from methods.training.trainer import select_device
+    from methods.training.devices import select_device
 
     settings = generation.GenerationSettings(count, steps, start, keep, seed)
     place = select_device(device)

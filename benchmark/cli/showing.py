@@ -65,7 +65,7 @@ def verify(
 ) -> None:
     """Recompute entries from their evidence with one forward pass; status 1 where one does not hold."""
     from benchmark.evaluation import verify as verifying
-    from methods.training.trainer import select_device
+    from methods.training.devices import select_device
 
     place = select_device(device)
     found = [done for path in entries for done in verifying.verify_all(path, checkpoint=checkpoint, device=place)]

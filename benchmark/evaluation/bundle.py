@@ -27,8 +27,8 @@ from benchmark.results.store import Arrays, Store
 from benchmark.specs.schema import Strict, checked
 from methods.data.catalogue import slug
 from methods.errors import InputError
+from methods.files import write as write_file
 from methods.training.checkpoint import FILES
-from methods.training.checkpoint import write as write_file
 
 FORMAT = 1
 BUNDLES, WEIGHTS = "evidence", "weights"

@@ -26,10 +26,10 @@ from benchmark.models.subject import Subject, from_checkpoint
 from methods.data import Dataset
 from methods.data.images import ImageSet
 from methods.errors import InputError
+from methods.files import write, write_json
 from methods.primitives.modes import frozen
 from methods.primitives.random import generator
 from methods.primitives.starts import start
-from methods.training.checkpoint import write, write_json
 from methods.training.pictures import rounded, write_grid
 from methods.training.progress import progress
 from methods.training.provenance import provenance

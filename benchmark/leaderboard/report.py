@@ -21,7 +21,7 @@ from benchmark.leaderboard.page.reading import read_boards
 from benchmark.leaderboard.page.script_data import script_data
 from benchmark.leaderboard.page.section_data import section_data
 from methods.errors import InputError
-from methods.training.checkpoint import write_text
+from methods.files import write_text
 
 _PAGE = "benchmark.leaderboard.page"
 """The package of the templates, style and scripts."""

@@ -191,7 +191,7 @@ def write_entry(leaderboards: Path, entry: Entry) -> Path:
     Raises:
         InputError: the file cannot be written.
     """
-    from methods.training.checkpoint import write_text
+    from methods.files import write_text
 
     path = entry_path(leaderboards, entry)
     write_text(path, _on_one_line(entry.model_dump_json(indent=2)) + "\n")

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from benchmark.specs.schema import Strict, checked
 from methods.errors import InputError
-from methods.training.checkpoint import write_text
+from methods.files import write_text
 
 LEADERBOARDS: dict[tuple[str, str], str] = {
     ("cifar10", "Linf"): "8/255",

@@ -40,8 +40,9 @@ from benchmark.specs.protocol import Protocol
 from methods.backbones import BackboneConfig
 from methods.data import Dataset
 from methods.errors import InputError
+from methods.files import write, write_json, write_text
 from methods.primitives.threat import ThreatModel
-from methods.training.checkpoint import Checkpoint, load_checkpoint, write, write_json, write_text
+from methods.training.checkpoint import Checkpoint, load_checkpoint
 from methods.training.config import overlay
 
 _NEEDED = ("clean", "autoattack")

@@ -21,10 +21,10 @@ from benchmark.specs import recipes, registry
 from benchmark.specs.protocol import Protocol
 from methods.data import Dataset
 from methods.errors import InputError
-from methods.training.checkpoint import write_json
+from methods.files import write_json
 from methods.training.config import DataConfig, overlay
+from methods.training.devices import select_device
 from methods.training.provenance import provenance
-from methods.training.trainer import select_device
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,12 @@ from benchmark.results.entry import Measurement, SubjectInfo
 from benchmark.results.store import Store
 from benchmark.specs.protocol import Protocol
 from methods.training.config import Experiment
+from methods.training.devices import select_device
 from methods.training.distributed import RankFailed
 from methods.training.progress import progress
 from methods.training.provenance import provenance
-from methods.training.trainer import TrainingFailed, read_manifest, select_device, train
+from methods.training.run_folder import read_manifest
+from methods.training.trainer import TrainingFailed, train
 
 
 @dataclass(frozen=True)

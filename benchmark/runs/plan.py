@@ -16,7 +16,7 @@ from benchmark.specs import recipes
 from benchmark.specs.protocol import Protocol
 from methods.data import Dataset
 from methods.training.config import Experiment, experiment
-from methods.training.trainer import select_device
+from methods.training.devices import select_device
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from benchmark.runs.jobs import Measured
 from benchmark.runs.run import Run
 from benchmark.specs import recipes
 from methods.training.checkpoint import FILES
-from methods.training.trainer import read_manifest
+from methods.training.run_folder import read_manifest
 
 
 def record(run: Run, measured: Measured) -> Path:

@@ -14,7 +14,8 @@ from benchmark.specs.protocol import Protocol
 from methods.errors import InputError
 from methods.training.config import Experiment
 from methods.training.distributed import check_devices
-from methods.training.trainer import check, run_folder
+from methods.training.run_folder import run_folder
+from methods.training.setup import check
 
 
 @dataclass(frozen=True)

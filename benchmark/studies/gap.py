@@ -29,10 +29,10 @@ from benchmark.specs.protocol import Protocol
 from benchmark.specs.protocol import load as load_protocol
 from benchmark.specs.schema import Strict
 from methods.errors import InputError
+from methods.files import write_text
 from methods.primitives.threat import ThreatModel
-from methods.training.checkpoint import write_text
+from methods.training.devices import select_device
 from methods.training.provenance import provenance
-from methods.training.trainer import select_device
 
 NOISY, PLAIN = "ebjdat-release-v1", "ebjdat-release-sadajem-v1"
 """The released evaluators of EB-JDAT: of its variants on JEM and JEM++, and on SADA-JEM."""

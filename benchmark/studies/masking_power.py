@@ -35,11 +35,11 @@ from benchmark.studies.planted_failures import FAILURES, Failure
 from methods.data import Dataset
 from methods.data.catalogue import slug
 from methods.errors import InputError
+from methods.files import write_text
 from methods.primitives.modes import frozen
 from methods.primitives.threat import ThreatModel
-from methods.training.checkpoint import write_text
+from methods.training.devices import select_device
 from methods.training.progress import progress as shown
-from methods.training.trainer import select_device
 
 _GRID = {"eps": [0, 0.5, 1, 2, 4, 8], "steps": [1, 5, 20, 50]}
 """The sweep's grid, coarser than its default: its ends and its middle decide the checks."""

@@ -30,7 +30,7 @@ from benchmark.studies.targets import APART, Column, Row, Scale, Target
 from methods.data.catalogue import slug
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
-from methods.training.trainer import run_folder
+from methods.training.run_folder import run_folder
 
 FOLDER = "reproduction"
 """Below the leaderboards: ``reproduction/<scale>/<target>.md`` and the rest."""

@@ -1,11 +1,8 @@
-"""Files of a run: atomic writes, weights with a description of themselves, and the state of an exact resume."""
+"""Tensors on disk: weights with a description of themselves, and the state of an exact resume."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +14,7 @@ from torch import Tensor
 
 from methods.backbones import BackboneConfig, Classifier, build
 from methods.errors import InputError
+from methods.files import write
 from methods.training.config import overlay
 
 FILES = {"last": "weights.safetensors", "best": "best.safetensors"}
@@ -34,42 +32,27 @@ class Checkpoint:
     path: Path
 
 
-def write(path: Path, save: Callable[[Path], object]) -> None:
-    """Let ``save`` write a temporary file beside ``path`` and put it in place in one step.
-
-    After a crash the old file or the new one is there, never half of one.
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors and texts that describe them as a safetensors file, atomically.
 
     Raises:
         InputError: the file cannot be written, for example because the disk is full.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save(temporary)
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise InputError(f"Cannot write {path}: {error}.") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
+    def save(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:
+            # The library hides the system's error in one of its own, which is no OSError.
+            raise OSError(str(error)) from error
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write plain data as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+    write(path, save)
 
 
 def save_weights(path: Path, state: dict[str, Tensor], description: dict[str, Any]) -> None:
     """Write weights and buffers with the description that :func:`load_checkpoint` rebuilds the model from."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    write(path, lambda temporary: save_file(tensors, temporary, {_DESCRIPTION: json.dumps(description)}))
+    write_tensors(path, tensors, {_DESCRIPTION: json.dumps(description)})
 
 
 def load_checkpoint(path: Path, which: Literal["best", "last"] = "best") -> Checkpoint:

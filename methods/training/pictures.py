@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from methods.data.images import unit
 from methods.errors import InputError
-from methods.training.checkpoint import write
+from methods.files import write
+from methods.training.checkpoint import write_tensors
 
 ROWS, COLUMNS = 10, 10
 """Classes and images of each that a grid shows."""
@@ -134,7 +135,7 @@ def save_buffer(path: Path, samples: Tensor) -> None:
         InputError: the file cannot be written.
     """
     tensors = {"samples": rounded(samples).cpu().contiguous()}
-    write(path, lambda temporary: save_file(tensors, temporary))
+    write_tensors(path, tensors)
 
 
 def load_buffer(path: Path) -> Tensor:

@@ -9,7 +9,7 @@ from benchmark.specs import recipes
 from benchmarks import memory, synthetic
 from benchmarks.timing import Settings
 from methods.errors import InputError
-from methods.training.trainer import check
+from methods.training.setup import check
 
 CPU = Settings(torch.device("cpu"), quick=True, repeats=1)
 

@@ -11,14 +11,15 @@ from benchmarks import synthetic
 from benchmarks.overhead import METHODS, Pass, Recording, bare, recorded
 from methods.backbones import Classifier
 from methods.primitives.modes import frozen
-from methods.training import trainer
+from methods.training.setup import build_model
+from methods.training.trainer import train
 
 _DATA = synthetic.dataset(64, side=8)
 
 
 @pytest.fixture
 def model() -> Classifier:
-    return trainer.build_model(synthetic.training("standard", quick=True), _DATA)
+    return build_model(synthetic.training("standard", quick=True), _DATA)
 
 
 def test_each_kind_of_pass_is_told_from_the_others(model: Classifier) -> None:
@@ -81,7 +82,7 @@ def test_a_step_makes_the_passes_of_its_method(
     change = {"options": options, "train": {"epochs": 1, "validate_every": 1, "first_statistics": False}}
     experiment = synthetic.training(recipe, change, {"data": {"augment": {"padding": 1}}}, quick=True)
     with recorded() as recording:
-        trainer.train(experiment, _DATA, tmp_path, torch.device("cpu"))
+        train(experiment, _DATA, tmp_path, torch.device("cpu"))
     seen = Counter((item.kind, item.training) for item in recording.passes if item is not None)
     # At its end the trainer labels the chains that it shows.
     assert seen - Counter({("forward", False): int(bool(options))}) == counts

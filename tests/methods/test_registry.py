@@ -58,7 +58,7 @@ def test_every_paper_of_the_directory_is_found() -> None:
     assert {"standard", "pgd_at", "trades", "weat"} | energy_based <= set(methods.names())
     assert energy_based == {name for name in methods.names() if methods.get(name).card.family == "energy-based"}
     assert methods.names() == sorted(methods.names())
-    assert not {"errors", "training", "data", "primitives", "backbones"} & set(methods.names())
+    assert not {"errors", "files", "training", "data", "primitives", "backbones"} & set(methods.names())
     for name in methods.names():
         cls = methods.get(name)
         assert issubclass(cls, Method)

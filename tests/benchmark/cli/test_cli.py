@@ -545,7 +545,7 @@ def test_full_disk_stops_the_run_and_the_same_command_continues(
     stopped_at: set[str] = set()
     # Each attempt gets a little further: into the training, the measurements, the entry and the tables.
     for allowed in (0, 1, 3, 2, 3, 3, 1, 0, 1):
-        monkeypatch.setattr("methods.training.checkpoint.os.fsync", FullDisk(allowed))
+        monkeypatch.setattr("methods.files.os.fsync", FullDisk(allowed))
         finished = command(*RUN)
         if finished.status == 0:
             break

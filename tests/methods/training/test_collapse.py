@@ -14,17 +14,19 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from methods import files
 from methods.data import Dataset, ImageSet
 from methods.errors import InputError
 from methods.jem import JEM
 from methods.primitives.random import derive
 from methods.standard import Standard
-from methods.training import checkpoint, trainer
+from methods.training import setup, trainer
 from methods.training.checkpoint import load_checkpoint
 from methods.training.config import Experiment
 from methods.training.guard import Alarm, Guard, read_log, replay
 from methods.training.method import Batch, Inner, Losses, Update
-from methods.training.trainer import TrainingFailed, read_manifest, run_folder, train
+from methods.training.run_folder import read_manifest, run_folder
+from methods.training.trainer import TrainingFailed, train
 
 Make = Callable[..., Experiment]
 Row = dict[str, Any]
@@ -130,7 +132,7 @@ class Faulty(Standard):
 def planted(monkeypatch: pytest.MonkeyPatch, **attributes: Any) -> type[Faulty]:
     """Make the trainer train a method with a fault."""
     method = type("Planted", (Faulty,), attributes)
-    monkeypatch.setattr(trainer, "get", lambda name: method)
+    monkeypatch.setattr(setup, "get", lambda name: method)
     return method
 
 
@@ -385,7 +387,7 @@ def test_every_part_of_the_state_is_rolled_back(
     """With the old streams and rate, what follows a rollback is a training that never had a fault."""
     experiment = make_experiment("standard", ema=0.9, **optimizer)
     expected = train(experiment, digits, tmp_path / "straight", CPU)
-    monkeypatch.setattr(trainer, "get", lambda name: Once)
+    monkeypatch.setattr(setup, "get", lambda name: Once)
     monkeypatch.setattr(trainer, "derive", lambda seed, *names: seed if "restart" in names else derive(seed, *names))
     folder = train(replace(experiment, guard=replace(LIMITS_OF_ANY, lr_factor=1.0)), digits, tmp_path, CPU)
     assert read_manifest(folder)["restarts"] == 1
@@ -411,7 +413,7 @@ def interrupt_write(monkeypatch: pytest.MonkeyPatch, number: int, late: bool) ->
         if crash:
             raise Interrupted
 
-    monkeypatch.setattr(checkpoint.os, "replace", replaced)
+    monkeypatch.setattr(files.os, "replace", replaced)
     return written
 
 
@@ -488,7 +490,7 @@ def test_jem_never_ends_in_a_silent_collapse(
                 buffer.update(torch.arange(len(buffer.images)), torch.full_like(buffer.images, 0.5))
             return found
 
-    monkeypatch.setattr(trainer, "get", lambda name: FaultyJEM)
+    monkeypatch.setattr(setup, "get", lambda name: FaultyJEM)
     options = {"negatives": {"buffer_size": 40, "sampler": {"steps": 2}}}
     experiment = make_experiment("jem", options, optimizer="adam", lr=1e-3)
     experiment = replace(experiment, guard=replace(LIMITS, action=action))

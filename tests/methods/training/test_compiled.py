@@ -18,12 +18,13 @@ from methods.backbones import Classifier
 from methods.data import Dataset
 from methods.errors import InputError
 from methods.primitives.modes import first_statistics, fixed_statistics, frozen, mode
-from methods.training import compiled, trainer
+from methods.training import compiled, setup, trainer
 from methods.training.compiled import Compiled
 from methods.training.config import Experiment, TrainConfig
 from methods.training.method import Batch, Method
 from methods.training.optim import Updater, optimizer
-from methods.training.trainer import run_folder, train
+from methods.training.run_folder import run_folder
+from methods.training.trainer import train
 
 Network = Callable[..., Classifier]
 Make = Callable[..., Experiment]
@@ -50,7 +51,7 @@ class Counting:
 def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
     """Let trainings compile with a backend that counts."""
     backend = Counting()
-    monkeypatch.setattr(trainer, "Compiled", partial(Compiled, backend=backend))
+    monkeypatch.setattr(setup, "Compiled", partial(Compiled, backend=backend))
     counters.clear()
     return backend
 

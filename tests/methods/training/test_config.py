@@ -15,7 +15,7 @@ from methods.errors import InputError
 from methods.primitives.attacks import PGD
 from methods.training.config import Experiment, experiment
 from methods.training.guard import Guard
-from methods.training.trainer import check
+from methods.training.setup import check
 
 DIGESTS = {"train": "a", "validation": "b", "test": "c"}
 LEADERBOARDS = recipes.CONFIGS.parent / "leaderboards"

@@ -35,14 +35,15 @@ from methods.errors import InputError
 from methods.primitives import ranks
 from methods.primitives.batch_norm import synchronise
 from methods.primitives.threat import ThreatModel
-from methods.training import distributed, trainer
+from methods.training import distributed, setup
 from methods.training.checkpoint import load_checkpoint
 from methods.training.config import Experiment, TrainConfig
 from methods.training.distributed import RankFailed, check_devices, on_devices
 from methods.training.method import Batch, Inner, Losses, Method, observed
 from methods.training.optim import Updater, optimizer
 from methods.training.pictures import load_buffer
-from methods.training.trainer import check, read_manifest
+from methods.training.run_folder import read_manifest
+from methods.training.setup import check
 
 Make = Callable[..., Experiment]
 
@@ -435,7 +436,7 @@ def test_a_method_speaks_for_itself(make_experiment: Make, digits: Dataset, monk
     class Stranger(get("standard")):
         pass
 
-    monkeypatch.setattr(trainer, "get", lambda name: Stranger)
+    monkeypatch.setattr(setup, "get", lambda name: Stranger)
     check(make_experiment("standard"), digits)
     with pytest.raises(InputError, match="is not trained on several devices"):
         check(make_experiment("standard"), digits, devices=2)

@@ -19,7 +19,8 @@ from methods.training.config import Experiment
 from methods.training.memory import fitted
 from methods.training.method import Batch, Method
 from methods.training.optim import Updater
-from methods.training.trainer import run_folder, train
+from methods.training.run_folder import run_folder
+from methods.training.trainer import train
 
 CPU = torch.device("cpu")
 
