@@ -4,56 +4,44 @@ from __future__ import annotations
 
 import io
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from methods.errors import InputError
 from methods.training.progress import Report, reported_to
 
 
-class Job(Protocol):
-    """Something to do that leaves what it has done in files, and that can be pickled.
+@dataclass(frozen=True, kw_only=True)
+class Job(ABC):
+    """Work that a worker can be given: it can be pickled, and leaves its results in files.
 
-    Done a second time, it goes on from what it finds there.
+    A job that is done a second time continues from the files that it finds.
     """
 
-    @property
-    def name(self) -> Hashable:
-        """Which job; no other one has it."""
-        ...
+    name: Hashable
+    """Key of the job; no other job of the same run has it."""
+    title: str
+    """Description shown to people."""
+    kind: str
+    """Jobs of one kind are expected to take about the same time."""
+    gpus: int = 0
+    """Number of CUDA devices that the job occupies."""
+    after: frozenset[Any] = frozenset()
+    """Names of the jobs that must be done before this one."""
 
-    @property
-    def after(self) -> frozenset[Any]:
-        """Names of jobs that must be done before."""
-        ...
-
-    @property
-    def title(self) -> str:
-        """What it is, for people."""
-        ...
-
-    @property
-    def kind(self) -> str:
-        """Jobs of the same kind are expected to take about the same time."""
-        ...
-
-    @property
-    def gpus(self) -> int:
-        """CUDA devices that it occupies."""
-        ...
-
+    @abstractmethod
     def __call__(self, kept: dict[Any, Any]) -> object:
-        """Do it, and return something small.
+        """Do the job, and return something small.
 
         Args:
-            kept: outlives the job in its worker: what was loaded once need not be loaded again.
+            kept: the worker's cache, which outlives the job: what is loaded once need not be loaded again.
 
         Raises:
             InputError: no job of this command can succeed, say because a disk is full.
         """
-        ...
 
 
 @dataclass(frozen=True)

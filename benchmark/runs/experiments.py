@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmark.engines import Engine, WorkFailed
+from benchmark.engines.jobs import Job
 from benchmark.evaluation import bundle
 from benchmark.evaluation.parts import Part
 from benchmark.evaluation.runner import measure, measure_part, pending, prepare
@@ -155,6 +156,11 @@ class Source:
             and not (self.checkpoint / FILES[self.which]).is_file()
         )
 
+    @property
+    def gpus(self) -> int:
+        """Number of CUDA devices that a job with this subject occupies."""
+        return int(self.device.startswith("cuda"))
+
     def subject(self, dataset: Dataset, here: bool = True) -> Subject:
         """Load the model; onto the CPU where this machine need not have the device."""
         device = select_device(self.device if here else "cpu")
@@ -232,8 +238,23 @@ class Evaluation:
         # Twice as many parts as workers: the last evaluation, too, leaves none of them idle for long.
         count = 1 if self.engine.alone else min(math.ceil(n / protocol.shard), 2 * self.engine.workers)
         parts = [Part(number, count) for number in range(1, count + 1)] if count > 1 else []
-        work = Measuring(self, source, protocol, store.root, title, None, of, after)
-        cut = [replace(work, part=part) for part in parts]
+        work = Measuring(
+            self,
+            source,
+            protocol,
+            store.root,
+            None,
+            of,
+            name=(of, None),
+            title=f"evaluate {title}",
+            kind="assembly",
+            gpus=source.gpus,
+            after=after,
+        )
+        cut = [
+            replace(work, part=part, name=(of, part), title=f"{work.title}, part {part.number}/{count}", kind="part")
+            for part in parts
+        ]
         return [*cut, replace(work, after=after | {job.name for job in cut})]
 
     def prepare(self, subject: Subject, dataset: Dataset, protocol: Protocol, store: Store) -> list[Shards]:
@@ -259,39 +280,16 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Measuring:
-    """A job: measure a part of the shards, or without one all that is not in the store, and return the result."""
+class Measuring(Job):
+    """Measure a part of the shards, or without one all that is not in the store, and return the result."""
 
     evaluation: Evaluation
     source: Source
     protocol: Protocol
     store: Path
-    subject: str
-    """Its title."""
     part: Part | None
     of: int
-    """The subject's number among those of all jobs."""
-    after: frozenset[Any]
-
-    @property
-    def name(self) -> Hashable:
-        """See :class:`benchmark.engines.jobs.Job`."""
-        return self.of, self.part
-
-    @property
-    def title(self) -> str:
-        """See :class:`benchmark.engines.jobs.Job`."""
-        return f"evaluate {self.subject}" + (f", part {self.part.number}/{self.part.of}" if self.part else "")
-
-    @property
-    def kind(self) -> str:
-        """See :class:`benchmark.engines.jobs.Job`."""
-        return "part" if self.part else "assembly"
-
-    @property
-    def gpus(self) -> int:
-        """See :class:`benchmark.engines.jobs.Job`."""
-        return int(self.source.device.startswith("cuda"))
+    """Number of the subject among those of all jobs."""
 
     def __call__(self, kept: dict[Any, Any]) -> Measured | None:
         """Measure; None where there is no result: of a part, or of a training that left no such checkpoint."""

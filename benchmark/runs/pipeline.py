@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -35,39 +35,14 @@ from methods.training.trainer import TrainingFailed, check, read_manifest, run_f
 
 
 @dataclass(frozen=True)
-class Training:
-    """A job: train, resume, or find already trained; return why the training was stopped, where it was."""
+class Training(Job):
+    """Train, resume, or find already trained; return why the training was stopped, where it was."""
 
     experiment: Experiment
     source: Source
     runs: Path
     folder: Path
     devices: int = 1
-
-    @property
-    def name(self) -> Hashable:
-        """See :class:`benchmark.engines.jobs.Job`."""
-        return self.folder
-
-    @property
-    def after(self) -> frozenset[Any]:
-        """See :class:`benchmark.engines.jobs.Job`."""
-        return frozenset()
-
-    @property
-    def title(self) -> str:
-        """See :class:`benchmark.engines.jobs.Job`."""
-        return f"train {self.experiment.recipe} on {self.experiment.dataset}, seed {self.experiment.seed}"
-
-    @property
-    def kind(self) -> str:
-        """See :class:`benchmark.engines.jobs.Job`."""
-        return "training"
-
-    @property
-    def gpus(self) -> int:
-        """See :class:`benchmark.engines.jobs.Job`."""
-        return int(self.source.device.startswith("cuda"))
 
     @property
     def settled(self) -> bool:
@@ -133,8 +108,18 @@ class Run:
 
     def training(self) -> Training:
         """Return the job that trains it."""
-        source = self.plan.source(self.experiment)
-        return Training(self.experiment, source, self.plan.runs, self.folder, self.plan.devices)
+        experiment, source = self.experiment, self.plan.source(self.experiment)
+        return Training(
+            experiment,
+            source,
+            self.plan.runs,
+            self.folder,
+            self.plan.devices,
+            name=self.folder,
+            title=f"train {experiment.recipe} on {experiment.dataset}, seed {experiment.seed}",
+            kind="training",
+            gpus=source.gpus,
+        )
 
     def measuring(self, number: int) -> list[Measuring]:
         """Return the jobs that measure it, the assembling one last."""

@@ -23,6 +23,7 @@ import torch
 
 from benchmark.attacks import masking_checks
 from benchmark.engines import Engine, WorkFailed
+from benchmark.engines.jobs import Job
 from benchmark.evaluation.shards import Shards, percent
 from benchmark.leaderboard.aggregate import ABSENT, markdown
 from benchmark.metrics import masking, pgd, sweep
@@ -242,9 +243,21 @@ def study(
     cases: list[Case] = []
 
     def heard(charges: Sequence[_Charge]) -> Iterable[Case | None]:
-        return _heard(
-            [Hearing(name, *charge, dataset, settings, device) for name, charge in enumerate(charges)], engine
-        )
+        checking = [
+            Checking(
+                path,
+                failure,
+                dataset,
+                settings,
+                device,
+                name=number,
+                title=f"{path.stem}, {failure or 'as it is'}",
+                kind="checks",
+                gpus=int(device.type == "cuda"),
+            )
+            for number, (path, failure) in enumerate(charges)
+        ]
+        return _heard(checking, engine)
 
     # Several workers have a view of their own.
     with shown("masking court", total) if progress and engine.alone else nullcontext(lambda *_: None) as advance:
@@ -266,44 +279,31 @@ def study(
 
 
 @dataclass(frozen=True)
-class Hearing:
-    """A job: bring one checkpoint before the court, with a failure planted in it, or as it is."""
+class Checking(Job):
+    """Apply the masking checks to one checkpoint, with a failure planted in it, or as it is."""
 
-    name: int
     path: Path
     failure: str | None
     dataset: Dataset
     protocol: Protocol
     device: torch.device
-    kind: str = "hearing"
-    after: frozenset[Any] = frozenset()
-
-    @property
-    def title(self) -> str:
-        """See :class:`benchmark.engines.jobs.Job`."""
-        return f"{self.path.stem}, {self.failure or 'as it is'}"
-
-    @property
-    def gpus(self) -> int:
-        """See :class:`benchmark.engines.jobs.Job`."""
-        return int(self.device.type == "cuda")
 
     def __call__(self, kept: dict[Any, Any]) -> Case | None:
-        """Return what the court finds; None where the failure cannot be planted."""
+        """Return what the checks find; None where the failure cannot be planted."""
         planted_failure = next((failure for failure in FAILURES if failure.name == self.failure), None)
         with suppress(planted_failures.Unplantable):
             return hear(from_checkpoint(self.path, self.device), self.dataset, self.protocol, planted_failure)
         return None
 
 
-def _heard(hearings: Sequence[Hearing], engine: Engine) -> Iterable[Case | None]:
-    """Return what the court finds in each, in their order."""
+def _heard(jobs: Sequence[Checking], engine: Engine) -> Iterable[Case | None]:
+    """Return what the checks find in each, in their order."""
     if engine.alone:
-        return (hearing({}) for hearing in hearings)
-    ended = {one.job.name: one for one in engine.run(hearings, {}, Path())}
+        return (job({}) for job in jobs)
+    ended = {one.job.name: one for one in engine.run(jobs, {}, Path())}
     if errors := [one.error for one in ended.values() if one.error is not None]:
         raise WorkFailed(errors[0])
-    return [ended[hearing.name].value for hearing in hearings]
+    return [ended[job.name].value for job in jobs]
 
 
 def hear(subject: Subject, dataset: Dataset, protocol: Protocol, failure: Failure | None = None) -> Case:

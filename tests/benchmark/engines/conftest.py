@@ -24,26 +24,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.engines.jobs import Job
 from methods.errors import InputError
 from methods.training.progress import progress
 
 @dataclass(frozen=True)
-class Writes:
+class Writes(Job):
     """Leaves the number of its process and a count of its tries in files, or ends otherwise."""
 
     file: Path
     ending: str = ""
-    after: frozenset = frozenset()
-    kind: str = "writes"
-    gpus: int = 0
-
-    @property
-    def name(self):
-        return self.file.name
-
-    @property
-    def title(self):
-        return f"job {self.name}"
 
     def __call__(self, kept):
         with open(self.file.parent / "tries", "a+") as tries:
@@ -68,7 +58,7 @@ class Writes:
 
 @pytest.fixture(scope="module")
 def writes(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The class of jobs; its fields are a file, an ending, and the names of those it comes after."""
+    """The class of jobs, made of a file and an ending."""
     folder = tmp_path_factory.mktemp("jobs")
     (folder / "jobs_of_engines.py").write_text(MODULE)
     with pytest.MonkeyPatch.context() as patch:
@@ -82,10 +72,17 @@ def jobs(writes: Any, tmp_path: Path) -> Callable[..., list[Any]]:
     (tmp_path / "done").mkdir()
 
     def make(*endings: str, after: dict[int, int] | None = None) -> list[Any]:
-        before = {place: frozenset({str(first)}) for place, first in (after or {}).items()}
+        before = {str(place): frozenset({str(first)}) for place, first in (after or {}).items()}
         return [
-            writes(tmp_path / "done" / str(place), ending, before.get(place, frozenset()))
-            for place, ending in enumerate(endings)
+            writes(
+                tmp_path / "done" / name,
+                ending,
+                name=name,
+                title=f"job {name}",
+                kind="writes",
+                after=before.get(name, frozenset()),
+            )
+            for name, ending in ((str(place), ending) for place, ending in enumerate(endings))
         ]
 
     return make

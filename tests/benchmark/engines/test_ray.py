@@ -93,7 +93,7 @@ def test_more_workers_than_the_cluster_has_are_refused(two: Engine, jobs: Jobs, 
 
 def test_more_devices_than_the_cluster_has_are_refused(two: Engine, writes: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="needs 99 CUDA devices at a time, and the Ray cluster has 0"):
-        list(two.run([writes(tmp_path / "0", gpus=99)], {}, tmp_path))
+        list(two.run([writes(tmp_path / "0", name="0", title="job 0", kind="writes", gpus=99)], {}, tmp_path))
 
 
 def ray_workers() -> list[int]:
