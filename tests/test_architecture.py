@@ -21,7 +21,7 @@ PAPER_RANK = len(LAYERS)
 BENCHMARK_RANK = PAPER_RANK + 1
 MEASURING = "benchmarks"
 MAY_ASK_THE_REGISTRY = {"benchmark.models.subject", "benchmark.cli", "methods.training", "paper", MEASURING}
-ROBUSTBENCH_FILE = "benchmark.models.zoo"
+ROBUSTBENCH_FILE = "benchmark.models.robustbench_import"
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "misc"}
 SLOW_PACKAGES = {"torch", "torchvision", "timm", "sklearn", "pandas", "matplotlib"}
 

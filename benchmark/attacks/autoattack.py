@@ -7,21 +7,19 @@ then), its warnings collected, its traces in the process undone, and a perturbat
 
 from __future__ import annotations
 
-import logging
-import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
-from pyautoattack import AutoAttack, checks
+from pyautoattack import AutoAttack
 from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.attacks.early_stopping import Network, Tally, separable, spare
 from benchmark.attacks.frozen_batchnorm import lean
 from benchmark.evaluation.shards import Shard
+from benchmark.models.pyautoattack_state import contained
 from benchmark.models.subject import Subject
 from methods.errors import InputError
 from methods.primitives.splitting import in_pieces
@@ -189,44 +187,3 @@ def distances(threat: ThreatModel, x_adv: Tensor, x: Tensor) -> Tensor:
         largest = float(perturbation.max())
         raise RuntimeError(f"AutoAttack left the threat model: NaN, outside [0, 1], or {largest:.6f} from the image")
     return perturbation
-
-
-@contextmanager
-def contained() -> Iterator[list[str]]:
-    """Collect the package's warnings, and undo what it does to the process.
-
-    It switches any debugger or coverage tool off, and counts gradient calls in a global that is never reset, so that
-    one dynamic defence would taint every later model. (:class:`benchmark.evaluation.shards.Shards` undoes its
-    reseeding.)
-    """
-    messages: list[str] = []
-    logger = logging.getLogger("auto-attack")
-    before = logger.handlers, logger.level, logger.propagate, logger.disabled
-    handler = _Collector(messages)
-    tracer, calls = sys.gettrace(), dict(checks.funcs)
-    try:
-        logger.handlers, logger.propagate, logger.disabled = [handler], False, False
-        logger.setLevel(logging.WARNING)
-        checks.funcs.update(dict.fromkeys(checks.funcs, 0))
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            yield messages
-        messages.extend(f"{warning.category.__name__}: {warning.message}" for warning in caught)
-    finally:
-        logger.handlers, level, logger.propagate, logger.disabled = before
-        logger.setLevel(level)
-        checks.funcs.update(calls)
-        sys.settrace(tracer)
-
-
-class _Collector(logging.Handler):
-    """Keeps what is logged, save the one warning that :mod:`benchmark.metrics.autoattack` replaces."""
-
-    def __init__(self, messages: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self._messages = messages
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = " ".join(record.getMessage().split())
-        if not text.startswith("Square Attack has decreased"):
-            self._messages.append(text)

@@ -17,9 +17,10 @@ from pyautoattack import AutoAttack
 from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor, nn
 
-from benchmark.attacks.autoattack import Precision, adversary, contained, dealt, distances, hasten
+from benchmark.attacks.autoattack import Precision, adversary, dealt, distances, hasten
 from benchmark.evaluation import evidence
 from benchmark.evaluation.shards import Shard, Shards, counted, percent, standard_error
+from benchmark.models.pyautoattack_state import contained
 from benchmark.models.subject import Subject
 from benchmark.results.entry import Value
 from benchmark.results.store import Arrays

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from methods.errors import reason
 from methods.primitives.modes import mode
 from methods.primitives.random import generator, normal_like, uniform_like
 
@@ -617,9 +618,3 @@ def _guarded(look: Callable[..., Finding], *arguments: Any) -> Finding:
     except Exception as error:
         name = look.__name__.replace("_", " ")
         return Finding(name, "problem", None, None, f"the model stopped the probe of {name}: {reason(error)}")
-
-
-def reason(error: BaseException) -> str:
-    """Return an error as part of a sentence."""
-    text = " ".join(str(error).split()).rstrip(".")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.models import timm_model, zoo
-from benchmark.models.probes import probe, reason, training_mode
+from benchmark.models.probes import probe, training_mode
+from benchmark.models.robustbench_import import release
 from benchmark.models.weights import fill
 from methods.backbones.resnet import PAPER_WIDEN, Shape
 from methods.data import Dataset
-from methods.errors import InputError, nearest
+from methods.errors import InputError, nearest, reason
 from methods.primitives.threat import ThreatModel
 from methods.training.checkpoint import BUFFERS, FILES, load_checkpoint
 
@@ -148,7 +149,7 @@ def from_zoo(model_id: str, threat: ThreatModel, model_dir: Path, dataset: Datas
         InputError: the zoo has no such model, it does not load, or the data are none of the zoo's.
     """
     of = zoo.zoo_dataset(dataset)
-    made_by = {"robustbench": zoo.release(), "model": f"{of}/{threat.norm}/{model_id}"}
+    made_by = {"robustbench": release(), "model": f"{of}/{threat.norm}/{model_id}"}
     return _external(
         model_id,
         zoo.load(model_id, of, threat, model_dir).to(device).float(),

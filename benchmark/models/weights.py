@@ -17,8 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from benchmark.models.probes import reason
-from methods.errors import InputError
+from methods.errors import InputError, reason
 
 _SCALAR = np.float64().__reduce__()[0]
 HARMLESS: list[Any] = [

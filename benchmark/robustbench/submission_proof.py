@@ -69,7 +69,7 @@ def robustbench(job: dict[str, Any], images: dict[str, Tensor]) -> dict[str, Any
 
 def consumers(job: dict[str, Any], images: dict[str, Tensor]) -> dict[str, Any]:
     """Give the record to every generator of RobustBench."""
-    from benchmark.models.zoo import consume
+    from benchmark.robustbench.generators import consume
     from methods.primitives.threat import ThreatModel
 
     return {"texts": consume(Path(job["model_info"]), job["dataset"], ThreatModel.parse(job["threat"]))}

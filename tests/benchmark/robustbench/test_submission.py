@@ -22,8 +22,9 @@ from torch import nn
 
 from benchmark.cli import main
 from benchmark.evaluation import bundle
+from benchmark.models.robustbench_import import imported
 from benchmark.models.subject import weights_digest
-from benchmark.models.zoo import imported, load_exported
+from benchmark.models.zoo import load_exported
 from benchmark.results.entry import Entry, read_entry
 from benchmark.robustbench import submission, submission_files, submission_proof
 from benchmark.robustbench.model_info import read
