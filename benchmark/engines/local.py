@@ -90,7 +90,7 @@ class Processes:
 
     def _start(self, number: int) -> None:
         ours, theirs = self._context.Pipe()
-        # No daemon: such a one may not have processes of its own, and what a job runs may be a stranger's code.
+        # No daemon: such a one may not have processes of its own, and what a job runs may be anybody's code.
         process = self._context.Process(target=_serve, args=(theirs, self._threads), name=f"worker {number}")
         process.start()
         theirs.close()

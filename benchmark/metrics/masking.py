@@ -29,8 +29,9 @@ from benchmark.attacks import autoattack, masking_checks
 from benchmark.attacks.masking_checks import Count
 from benchmark.evaluation.shards import Shard, Shards, in_batches
 from benchmark.metrics import pgd, sweep
-from benchmark.models import probes, reference
-from benchmark.models.probes import Domain
+from benchmark.models import output_probes, reference
+from benchmark.models.input_domain import Domain, candidates, try_domains
+from benchmark.models.probes import FEW
 from benchmark.models.subject import Subject
 from benchmark.results.entry import Check, Measurement
 from benchmark.results.store import Arrays
@@ -116,10 +117,10 @@ def hear(
         stated: the threat model that the attacks are said to have, where that is another.
     """
     model, first = subject.model, next(iter(data))
-    x, y = first.x[: probes.FEW], first.y[: probes.FEW]
+    x, y = first.x[:FEW], first.y[:FEW]
     with torch.no_grad():
         subject.logits(x)  # refuses NaN, of which no probe makes sense
-    repeated, mixed = probes.noise(model, x), probes.batch_dependence(model, x)
+    repeated, mixed = output_probes.noise(model, x), output_probes.batch_dependence(model, x)
     reached = _reached(model, x[:1], y[:1])
 
     attacked: Arrays = {}
@@ -143,8 +144,8 @@ def hear(
         masking_checks.determinism(repeated.measured or 0.0, repeated.bound or 0.0),
         masking_checks.batch_dependence(mixed.measured or 0.0, mixed.bound or 0.0),
         masking_checks.batch_norm_mode(_broken(arrays, "clean", "batch_statistics")),
-        masking_checks.state(probes.state(model, x).measured or 0.0),
-        masking_checks.probabilities(probes.probabilities(model, x).severity == "problem"),
+        masking_checks.state(output_probes.state(model, x).measured or 0.0),
+        masking_checks.probabilities(output_probes.probabilities(model, x).severity == "problem"),
         _domain_check(subject, data),
     ]
 
@@ -179,7 +180,7 @@ def _domain_check(subject: Subject, data: Shards) -> Check:
     """Hold accuracy in [0,1] against that in every other domain."""
     chosen = slice(0, _DOMAIN_IMAGES)
     x, y = data.images.unit(chosen), data.images.labels[chosen]
-    given, *others = probes.try_domains(subject.model, x, y, _domains(data), data.batch_size)
+    given, *others = try_domains(subject.model, x, y, _domains(data), data.batch_size)
     rival = max(others, key=lambda trial: trial.accuracy)
     return masking_checks.input_domain(given.accuracy, rival.accuracy, rival.domain.name, rival.beats(given))
 
@@ -187,9 +188,9 @@ def _domain_check(subject: Subject, data: Shards) -> Check:
 def _domains(data: Shards) -> tuple[Domain, ...]:
     """Return the domains to try, [0,1] first; the data set's own normalisation among them."""
     if data.dataset is None:
-        return probes.candidates(data.subject.image_shape[0])
+        return candidates(data.subject.image_shape[0])
     mean, std = (_rounded(values) for values in (data.dataset.mean, data.dataset.std))
-    return *probes.candidates(len(mean)), Domain("the data set's normalisation", mean, std)
+    return *candidates(len(mean)), Domain("the data set's normalisation", mean, std)
 
 
 def _rounded(values: Sequence[float]) -> tuple[Fraction, ...]:

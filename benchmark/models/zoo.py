@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +16,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from benchmark.models.robustbench_import import imported
+from benchmark.models.robustbench_import import imported, release
+from benchmark.models.subject import Subject, external
 from benchmark.models.weights import HARMLESS, contents, misfit, read, refuse_page
 from methods.data import Dataset
 from methods.errors import InputError, nearest, reason
@@ -24,7 +27,7 @@ DATASETS = {10: "cifar10", 100: "cifar100"}
 """Number of classes -> the zoo's name of the data set with that many."""
 _IMAGE = (3, 32, 32)
 MODEL_DIR = Path("models")
-"""RobustBench's own: ``<dataset>/<norm>/<model id>.pt`` below it, relative to the working folder."""
+"""Folder of the zoo's weights, RobustBench's default: ``<dataset>/<norm>/<model id>.pt`` below the working folder's."""
 
 
 def zoo_dataset(dataset: Dataset) -> str:
@@ -59,7 +62,11 @@ def model_ids(dataset: str, threat: ThreatModel) -> list[str]:
 def check(model_id: str, dataset: str, threat: ThreatModel, model_dir: Path = MODEL_DIR) -> list[Path]:
     """Return the weights files of a model of the zoo, which must be there.
 
-    Args and Raises: as :func:`load`, short of loading.
+    Args:
+        model_id, dataset, threat, model_dir: as for :func:`load`.
+
+    Raises:
+        InputError: the zoo has no such model, or its weights are not there or an HTML page.
     """
     with imported() as robustbench:
         known = _entries(robustbench, dataset, threat)
@@ -83,7 +90,8 @@ def load(model_id: str, dataset: str, threat: ThreatModel, model_dir: Path = MOD
         model_id: such as ``Wang2023Better_WRN-28-10``.
         dataset: one of RobustBench's names in DATASETS.
         threat: the threat model, of which the zoo knows the norm.
-        model_dir: as MODEL_DIR; timm's models have their weights in torch's hub folder, as RobustBench wants it.
+        model_dir: folder of the weights, laid out like MODEL_DIR; those of timm's models lie in torch's hub folder, as
+            RobustBench wants it.
 
     Returns:
         Images [B,C,H,W] in [0,1] to logits [B,K]; on the CPU and in eval mode.
@@ -96,13 +104,38 @@ def load(model_id: str, dataset: str, threat: ThreatModel, model_dir: Path = MOD
         return _loaded(robustbench, model_id, dataset, threat, model_dir, files)
 
 
+def from_zoo(model_id: str, threat: ThreatModel, model_dir: Path, dataset: Dataset, device: torch.device) -> Subject:
+    """Load a model of RobustBench's zoo and try it on a few test images.
+
+    Args:
+        model_id: id of the model in the zoo.
+        threat: the threat model, whose norm is part of its place in the zoo.
+        model_dir: folder of the weights, as for :func:`load`.
+        dataset: data set that the zoo's models classify, see :func:`zoo_dataset`.
+        device: where the model is evaluated.
+
+    Raises:
+        InputError: the zoo has no such model, it does not load, or the data are none of the zoo's.
+    """
+    of = zoo_dataset(dataset)
+    made_by = {"robustbench": release(), "model": f"{of}/{threat.norm}/{model_id}"}
+    return external(
+        model_id,
+        load(model_id, of, threat, model_dir).to(device).float(),
+        dataset,
+        device,
+        code=hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest(),
+        metadata=made_by,
+    )
+
+
 def load_exported(
     model_id: str, factory: Callable[[], nn.Module], weights: Path, dataset: str, threat: ThreatModel
 ) -> nn.Module:
     """Load a model that is not in the zoo yet by RobustBench's own loader, as if it were.
 
     Args:
-        model_id: what it is to be called there.
+        model_id: id that the model is to have in the zoo.
         factory: makes the network.
         weights: a torch file, as the submission has it.
         dataset: one of RobustBench's names in DATASETS.

@@ -27,7 +27,8 @@ from torch import Tensor
 
 from benchmark.evaluation import bundle, evidence
 from benchmark.evaluation.bundle import Line
-from benchmark.models import probes
+from benchmark.models import output_probes
+from benchmark.models.probes import FEW
 from benchmark.models.subject import weights_digest
 from benchmark.results.entry import Entry, read_entry, unpack
 from benchmark.robustbench import model_info
@@ -46,7 +47,7 @@ from methods.training.config import overlay
 
 _NEEDED = ("clean", "autoattack")
 _STOCHASTIC, _ADAPTED = ("randomized defense", "draws noise"), ("dynamic defense",)
-"""Words by which flags say so: AutoAttack's, and those of :mod:`benchmark.models.probes`."""
+"""Words by which flags say so: AutoAttack's, and those of :mod:`benchmark.models.output_probes`."""
 _QUICK = {"cifar10": 70.0, "cifar100": 45.0}
 """Accuracies in percent that RobustBench's quick test asks for."""
 _TOLERANCE = 0.05
@@ -106,7 +107,7 @@ def export(
         raise InputError(f"{found.path} does not hold the weights that the entry {entry_file} is of.")
     loaded: dict[tuple[str, int | None], Dataset] = {}
     dataset = bundle.measured_on(entry, data, loaded)
-    steady = probes.noise(found.model, dataset.test.unit(slice(0, probes.FEW)))
+    steady = output_probes.noise(found.model, dataset.test.unit(slice(0, FEW)))
     if not steady.fine:
         raise InputError(f"RobustBench takes deterministic models alone: {steady.sentence}.")
 

@@ -23,7 +23,9 @@ from benchmark.evaluation.shards import Shards
 from benchmark.generation import generate as images
 from benchmark.models import zoo
 from benchmark.models.doctor import Diagnosis, examine
-from benchmark.models.subject import Subject, from_checkpoint, from_factory, from_zoo, make_model
+from benchmark.models.factory import from_factory, make_model
+from benchmark.models.subject import Subject, from_checkpoint
+from benchmark.models.zoo import from_zoo
 from benchmark.results.entry import (
     COURT,
     Measurement,

@@ -98,7 +98,7 @@ def test_weights_only_lets_a_training_s_arguments_through(tmp_path: Path) -> Non
 
 
 class Surprise:
-    """What a stranger's pickle may hold."""
+    """What a pickle from elsewhere may hold."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return print, ("executed",)
