@@ -234,7 +234,7 @@ def _with_verdicts(measurement: Measurement, store: Store) -> Measurement:
 
 
 def _compared(results: dict[str, Measurement], store: Store) -> dict[str, Measurement]:
-    """Add what verdicts of several metrics say beside each other: to AutoAttack's values, and to the court's checks."""
+    """Add what verdicts of several metrics say beside each other: to AutoAttack's values, and to the masking checks."""
     outcomes = {name: store.samples(result) for name, result in results.items() if result.status == "done"}
     autoattack = outcomes.get("autoattack")
     if autoattack is None:
@@ -252,11 +252,11 @@ def _compared(results: dict[str, Measurement], store: Store) -> dict[str, Measur
         if differing:
             flags.append(f"AutoAttack and the clean metric classify {differing} clean images differently")
     compared = results["autoattack"].model_copy(update={"values": values, "flags": flags})
-    return _judged(results | {"autoattack": compared})
+    return _with_masking_checks(results | {"autoattack": compared})
 
 
-def _judged(results: dict[str, Measurement]) -> dict[str, Measurement]:
-    """Add to the masking court's checks what AutoAttack says, where all three were measured."""
+def _with_masking_checks(results: dict[str, Measurement]) -> dict[str, Measurement]:
+    """Add to the masking checks what AutoAttack says, where all three were measured."""
     found = [results.get(name) for name in ("pgd20", "autoattack", "masking")]
     if any(measurement is None or measurement.status == "failed" for measurement in found):
         return results
@@ -264,7 +264,7 @@ def _judged(results: dict[str, Measurement]) -> dict[str, Measurement]:
     accuracies = cast(float, pgd.values["accuracy"]), cast(float, autoattack.values["accuracy"])
     square = cast(float, autoattack.values["after_fab_t"]) - cast(float, autoattack.values["after_square"])
     added = masking_checks.against_autoattack(*accuracies, autoattack.n, square)
-    return results | {"masking": masking_checks.judged(masking, added)}
+    return results | {"masking": masking_checks.with_checks(masking, added)}
 
 
 def _line(measurement: Measurement) -> str:

@@ -101,11 +101,11 @@ def measure(subject: Subject, data: Shards, protocol: Protocol) -> Measurement:
     differences contradict it.
     """
     few = replace(data, n=min(data.n, protocol.config(NAME).images))
-    arrays, checks = hear(subject, few, protocol)
+    arrays, checks = run_checks(subject, few, protocol)
     return few.finish(arrays, masking_checks.summary(checks), masking_checks.flags(checks), checks=checks)
 
 
-def hear(
+def run_checks(
     subject: Subject, data: Shards, protocol: Protocol, stated: ThreatModel | None = None
 ) -> tuple[Arrays, list[Check]]:
     """Return the outcomes per image, and the checks.
@@ -342,7 +342,9 @@ class _Trial:
         correct, left = correct.clone(), correct.nonzero().squeeze(1)
         if len(left):
             shard = replace(self.shard, x=self.shard.x[left], y=self.shard.y[left])
-            _, seen, _ = autoattack.judged("square", self.subject, self.threat, shard, self.batch_size, queries=queries)
+            _, seen, _ = autoattack.attack_and_classify(
+                "square", self.subject, self.threat, shard, self.batch_size, queries=queries
+            )
             correct[left] = seen.to(shard.y) == shard.y
         return correct
 

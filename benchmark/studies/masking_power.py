@@ -44,8 +44,8 @@ from methods.training.progress import progress as shown
 FILES = ("court.md", "court.csv")
 _GRID = {"eps": [0, 0.5, 1, 2, 4, 8], "steps": [1, 5, 20, 50]}
 """The sweep's, coarser than its default: its ends and its middle decide the checks."""
-_Charge = tuple[Path, str | None]
-"""A checkpoint, and the name of what is planted in it."""
+_Case = tuple[Path, str | None]
+"""Checkpoint, and the name of the failure that is planted in it; None: none."""
 _MODEL = ("subject", "weights", "kind", "failure", "clean", "pgd20")
 _LIBRARIES = ("torch", "numpy", "pyautoattack")
 
@@ -242,7 +242,7 @@ def study(
     engine = engine or Engine()
     cases: list[Case] = []
 
-    def heard(charges: Sequence[_Charge]) -> Iterable[Case | None]:
+    def checked(planned: Sequence[_Case]) -> Iterable[Case | None]:
         checking = [
             Checking(
                 path,
@@ -255,19 +255,19 @@ def study(
                 kind="checks",
                 gpus=int(device.type == "cuda"),
             )
-            for number, (path, failure) in enumerate(charges)
+            for number, (path, failure) in enumerate(planned)
         ]
-        return _heard(checking, engine)
+        return _in_order(checking, engine)
 
     # Several workers have a view of their own.
     with shown("masking court", total) if progress and engine.alone else nullcontext(lambda *_: None) as advance:
-        for place, case in enumerate(heard([(path, None) for path in every])):
+        for place, case in enumerate(checked([(path, None) for path in every])):
             assert case is not None
             cases.append(replace(case, collapsed=place >= len(checkpoints)))
             advance(len(cases), f"{case.subject}: {case.verdict}")
         guilty = extremes(checkpoints, cases[: len(checkpoints)]) if bases is None else bases
-        charges = [(path, failure.name) for path in guilty for failure in FAILURES]
-        for done, case in enumerate(heard(charges), len(every) + 1):
+        planned = [(path, failure.name) for path in guilty for failure in FAILURES]
+        for done, case in enumerate(checked(planned), len(every) + 1):
             if case is not None:
                 cases.append(case)
                 advance(done, f"{case.subject}, {case.failure}: {case.verdict}")
@@ -292,11 +292,11 @@ class Checking(Job):
         """Return what the checks find; None where the failure cannot be planted."""
         planted_failure = next((failure for failure in FAILURES if failure.name == self.failure), None)
         with suppress(planted_failures.Unplantable):
-            return hear(from_checkpoint(self.path, self.device), self.dataset, self.protocol, planted_failure)
+            return check_model(from_checkpoint(self.path, self.device), self.dataset, self.protocol, planted_failure)
         return None
 
 
-def _heard(jobs: Sequence[Checking], engine: Engine) -> Iterable[Case | None]:
+def _in_order(jobs: Sequence[Checking], engine: Engine) -> Iterable[Case | None]:
     """Return what the checks find in each, in their order."""
     if engine.alone:
         return (job({}) for job in jobs)
@@ -306,8 +306,8 @@ def _heard(jobs: Sequence[Checking], engine: Engine) -> Iterable[Case | None]:
     return [ended[job.name].value for job in jobs]
 
 
-def hear(subject: Subject, dataset: Dataset, protocol: Protocol, failure: Failure | None = None) -> Case:
-    """Bring one model before the court, with a failure planted in it, or as it is.
+def check_model(subject: Subject, dataset: Dataset, protocol: Protocol, failure: Failure | None = None) -> Case:
+    """Apply the masking checks to one model, with a failure planted in it, or as it is.
 
     Args:
         subject: the model; a copy of it is changed.
@@ -328,7 +328,7 @@ def hear(subject: Subject, dataset: Dataset, protocol: Protocol, failure: Failur
     with tempfile.TemporaryDirectory() as folder, frozen(tried.model):
         store = Store(Path(folder))
         data = Shards(masking.NAME, tried, images, dataset.test.digest, attacks, n, store, dataset=dataset)
-        arrays, checks = masking.hear(tried, data, attacks, stated)
+        arrays, checks = masking.run_checks(tried, data, attacks, stated)
     seed = subject.metadata.get("seed")
     return Case(
         subject=subject.name if seed is None else f"{subject.name} s{seed}",

@@ -94,7 +94,7 @@ def test_hopeless_images_and_a_single_image_are_attacked_all_the_same(toy: Any, 
     made = toy(images=3, wrong=2)
     shard = Shard(0, made.dataset.test.unit(), made.dataset.test.labels, root=0)
     threat = ThreatModel.parse("Linf:0.2")
-    x_adv, y_adv, _ = autoattack.judged(name, made.subject(), threat, shard, 100, queries=QUERIES)
+    x_adv, y_adv, _ = autoattack.attack_and_classify(name, made.subject(), threat, shard, 100, queries=QUERIES)
     assert not (y_adv == shard.y).any()
     assert torch.equal(x_adv[:2], shard.x[:2])
 

@@ -73,8 +73,8 @@ def study() -> Iterator[Study]:
     settings = masking_power.protocol(dataset, config=SMALL)
     robust = trained(dataset, ThreatModel.parse(settings.threat), epochs=5)
     honest = [robust, trained(dataset, None, epochs=4), reference.reference("digits", CPU)]
-    cases = [masking_power.hear(subject, dataset, settings) for subject in honest]
-    cases += [masking_power.hear(robust, dataset, settings, failure) for failure in FAILURES]
+    cases = [masking_power.check_model(subject, dataset, settings) for subject in honest]
+    cases += [masking_power.check_model(robust, dataset, settings, failure) for failure in FAILURES]
     yield Study(dataset.name, settings, SMALL.images, tuple(cases))
 
 
