@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.generation.reference_classifier import judge
+from benchmark.generation.reference_classifier import reference_classifier
 from benchmark.metrics.generation import Config, energy_of, mode_of, sampler_of
 from benchmark.models.subject import Subject
 from methods.data import Dataset
@@ -137,9 +137,9 @@ def passport(
     """Return where generated images come from, and the share that an independent classifier gives the wanted class."""
     name = agreement = None
     with suppress(InputError):
-        arbiter = judge(dataset, subject.device)
-        name = arbiter.name
-        agreement = 100 * (arbiter.classify(made.images.to(subject.device)) == made.labels).double().mean().item()
+        classifier = reference_classifier(dataset, subject.device)
+        name = classifier.name
+        agreement = 100 * (classifier.classify(made.images.to(subject.device)) == made.labels).double().mean().item()
     config = Config(steps=chains.steps)
     return json.loads(
         json.dumps(
