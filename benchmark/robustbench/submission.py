@@ -31,11 +31,11 @@ from benchmark.models import output_probes
 from benchmark.models.probes import FEW
 from benchmark.models.subject import weights_digest
 from benchmark.results.entry import Entry, read_entry, unpack
-from benchmark.robustbench import model_info
+from benchmark.robustbench import architecture_file, model_info
 from benchmark.robustbench import submission_files as files
 from benchmark.robustbench import submission_proof as proof
+from benchmark.robustbench.claim import Claim, Paper
 from benchmark.robustbench.model_info import LEADERBOARDS, Rehearsal
-from benchmark.robustbench.submission_files import Claim, Paper
 from benchmark.specs import protocol as protocols
 from benchmark.specs.protocol import Protocol
 from methods.backbones import BackboneConfig
@@ -47,20 +47,21 @@ from methods.training.config import overlay
 
 _NEEDED = ("clean", "autoattack")
 _STOCHASTIC, _ADAPTED = ("randomized defense", "draws noise"), ("dynamic defense",)
-"""Words by which flags say so: AutoAttack's, and those of :mod:`benchmark.models.output_probes`."""
+"""Words in flags that mark a model as stochastic, and as adapting to its input: those of AutoAttack and of
+:mod:`benchmark.models.output_probes`."""
 _QUICK = {"cifar10": 70.0, "cifar100": 45.0}
-"""Accuracies in percent that RobustBench's quick test asks for."""
+"""Data set -> the least clean accuracy, in percent, that RobustBench's quick test accepts."""
 _TOLERANCE = 0.05
-"""Points between a model's accuracy and its record that RobustBench's slow test allows."""
+"""Difference, in percentage points, between a model's accuracy and its record that RobustBench's slow test allows."""
 
 
 @dataclass(frozen=True)
 class Kit:
-    """What was written, and what the proof found."""
+    """A kit that was written, with its proof."""
 
     folder: Path
     rehearsal: str | None
-    """What it says at the top of each file, where it is a rehearsal."""
+    """First line of each file, where the kit is a rehearsal; else None."""
     lines: list[Line]
 
     @property
@@ -84,7 +85,7 @@ def export(
     Args:
         entry_file: the entry.
         model_id: in RobustBench's form, such as ``Wang2023Better_WRN-28-10``.
-        paper: what the entry does not know.
+        paper: details of the paper.
         checkpoint: weights file or run folder; None: the copy beside the entries.
         output: the folder to write; None: ``submissions/<model_id>``.
         device: where accuracies are counted; None: the CPU, where logits are compared in any case.
@@ -172,7 +173,7 @@ def _accepted(entry: Entry, where: str) -> Protocol:
 
 
 def _flagged(entry: Entry, words: tuple[str, ...]) -> str | None:
-    """Return the first flag with one of some words in it."""
+    """Return the first flag of an entry that contains one of ``words``; None where there is none."""
     flags = [*entry.subject.flags, *(flag for found in entry.measurements.values() for flag in found.flags)]
     return next((flag.rstrip(".") for flag in flags if any(word in flag for word in words)), None)
 
@@ -181,11 +182,11 @@ def _write(folder: Path, claim: Claim, record: Rehearsal, log: str, found: Check
     """Write every file but the proof, and return the SHA-256 of each."""
     config = overlay(BackboneConfig(), found.metadata["backbone"], "backbone")
     state = {name: value.detach().clone().contiguous() for name, value in found.model.state_dict().items()}
-    weights, place = f"{claim.model_id}.pt", files.record_path(claim)
+    weights, place = f"{claim.model_id}.pt", claim.record_path
     write(folder / weights, lambda temporary: torch.save(state, temporary))
     model_info.write(folder / place, record)
     texts = {
-        f"{claim.module}.py": files.architecture(claim, found.model, config),
+        f"{claim.module}.py": architecture_file.source(claim, found.model, config),
         "zoo_entry.py": files.zoo_entry(claim),
         "issue.md": files.issue(claim, _digest(folder / weights)),
         "autoattack.log": log,
@@ -201,7 +202,7 @@ def _digest(path: Path) -> str:
 
 
 def evidenced(entry_file: Path, **arguments: Any) -> Line:
-    """Say whether an entry's accuracies are those of its evidence; arguments as for :func:`bundle.verify`."""
+    """Check that an entry's accuracies are those of its evidence; ``arguments`` go to :func:`bundle.verify`."""
     if read_entry(entry_file).evidence is None:
         return Line("evidence", None, "the entry has none")
     try:
@@ -213,7 +214,7 @@ def evidenced(entry_file: Path, **arguments: Any) -> Line:
 
 
 def _proof(folder: Path, claim: Claim, found: Checkpoint, dataset: Dataset, device: torch.device) -> list[Line]:
-    """Give the kit to RobustBench, in a fresh process and a temporary folder, and judge what comes back."""
+    """Give the kit to RobustBench, in a fresh process and a temporary folder, and check what comes back."""
     x, y = dataset.test.unit(), dataset.test.labels
     with torch.no_grad():
         logits = found.model(x[: proof.FEW])
@@ -235,7 +236,7 @@ def _proof(folder: Path, claim: Claim, found: Checkpoint, dataset: Dataset, devi
         torch.save({"x": x, "y": y, "logits": logits}, place / "images.pt")
         record = place / "model_info" / claim.dataset / claim.threat.norm / f"{claim.model_id}.json"
         record.parent.mkdir(parents=True)
-        shutil.copyfile(folder / files.record_path(claim), record)
+        shutil.copyfile(folder / claim.record_path, record)
         command = [sys.executable, "-P", proof.__file__, work]
         finished = subprocess.run(command, cwd=work, capture_output=True, text=True)
         if finished.returncode:
@@ -251,7 +252,7 @@ def _proof(folder: Path, claim: Claim, found: Checkpoint, dataset: Dataset, devi
 
 
 def _same(check: str, found: dict[str, Any]) -> Line:
-    """Judge a model that was loaded from the kit."""
+    """Check a model that was loaded from the kit."""
     if "error" in found:
         return Line(check, False, found["error"])
     wrong = [f"it needs this project: {', '.join(found['imported'])}"] if found.get("imported") else []
@@ -262,7 +263,7 @@ def _same(check: str, found: dict[str, Any]) -> Line:
 
 
 def _accuracies(claim: Claim, found: dict[str, Any], logits: Tensor, y: Tensor) -> Iterator[Line]:
-    """Judge clean accuracies as RobustBench's test does, and a rehearsal's against the entry."""
+    """Check clean accuracies as RobustBench's test does, and those of a rehearsal against the entry."""
     few = f"clean accuracy on {len(y)} images"
     if "error" in found:
         yield Line(few, False, "there is no model to count on")
