@@ -55,7 +55,10 @@ def direct(name: str, model: nn.Module, threat: ThreatModel, seed: int) -> Any:
 
 
 @pytest.mark.parametrize("name", autoattack.NAMES)
-@pytest.mark.parametrize(("kind", "threat"), [("linear", "Linf:0.02"), ("convolutional", "L2:0.2")])
+@pytest.mark.parametrize(
+    ("kind", "threat"),
+    [("linear", "Linf:0.02"), pytest.param("convolutional", "L2:0.2", marks=pytest.mark.slow)],
+)
 def test_verdicts_are_those_of_the_package_alone(toy: Any, name: str, kind: str, threat: str) -> None:
     made = toy(images=12)
     model = made.model() if kind == "linear" else convolutional()

@@ -19,7 +19,12 @@ from methods.primitives.threat import ThreatModel
 
 WEIGHTS = Path(__file__).parents[3] / "leaderboards" / "digits" / "weights" / "c2474ab6b91aac6e.safetensors"
 """PGD-AT on the digits: a third of the images is broken by APGD, a few by FAB-T alone, most by nothing."""
-ATTACKS = {"apgd_ce": "apgd-ce", "apgd_dlr": "apgd-dlr", "apgd_t": "apgd-t", "fab_t": "fab-t", "square": "square"}
+ATTACKS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square")
+STANDARD = ["apgd-ce", "apgd-t", "fab-t", "square"]
+LINF, L2 = "Linf:0.15", "L2:0.6"
+CASES = [*(([name], LINF) for name in ATTACKS), (STANDARD, L2)]
+"""Every attack alone, and the cascade, each with one norm; ``THOROUGH`` has the other one."""
+THOROUGH = [*(([name], L2) for name in ATTACKS), (STANDARD, LINF)]
 IMAGES = 12
 
 
@@ -69,8 +74,9 @@ class Counted(nn.Module):
         return self.model(x)
 
 
-@pytest.mark.parametrize("threat", ["Linf:0.15", "L2:0.6"])
-@pytest.mark.parametrize("attacks", [[name] for name in ATTACKS.values()] + [["apgd-ce", "apgd-t", "fab-t", "square"]])
+@pytest.mark.parametrize(
+    ("attacks", "threat"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in THOROUGH)]
+)
 def test_verdicts_are_those_of_the_untouched_package(
     subject: Subject, images: tuple[Tensor, Tensor], attacks: list[str], threat: str
 ) -> None:
@@ -129,8 +135,7 @@ def test_images_that_the_exact_network_classifies_correctly_are_attacked_on(
 
 def test_the_same_network_twice_changes_no_verdict(subject: Subject, images: tuple[Tensor, Tensor]) -> None:
     x, y = images
-    attacks = ["apgd-ce", "apgd-t", "fab-t", "square"]
-    once, twice = (attacker(subject.model, "Linf:0.15", attacks) for _ in range(2))
+    once, twice = (attacker(subject.model, LINF, STANDARD, iterations=3) for _ in range(2))
     stop_early(once, subject.model)
     count = stop_early(twice, subject.model, subject.model)
     first, second = (made.run_standard_evaluation(x, y, batch_size=IMAGES)[1] for made in (once, twice))
