@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake of the user's."""
+"""The one exception that stands for a mistake of the user's, and the words in which errors are told."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -19,3 +19,9 @@ def not_negative(name: str, value: float) -> None:
     """Refuse the setting ``name`` where its value is negative or NaN."""
     if not value >= 0:
         raise InputError(f"{name} must not be negative, not {value}.")
+
+
+def reason(error: BaseException) -> str:
+    """Return an error as part of a sentence: its type and its message, on one line and without a full stop."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

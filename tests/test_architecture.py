@@ -27,7 +27,7 @@ LOOP = {
 }
 """The training loop and what belongs to it alone."""
 MAY_ASK_THE_REGISTRY = {"benchmark.models.subject", "benchmark.cli", "methods.training", "paper", MEASURING}
-ROBUSTBENCH_FILE = "benchmark.models.zoo"
+ROBUSTBENCH_FILE = "benchmark.models.robustbench_import"
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "misc"}
 SLOW_PACKAGES = {"torch", "torchvision", "timm", "sklearn", "pandas", "matplotlib"}
 

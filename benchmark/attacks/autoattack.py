@@ -1,27 +1,25 @@
 """The attacks of AutoAttack (Croce & Hein 2020) one at a time, by the `pyautoattack` package.
 
-What AutoAttack and its attacks have in common here: an explicit seed per shard (the package's default is the clock),
-the device (its default is the CPU), K - 1 targets where there are fewer than ten classes (its nine do not exist
-then), its warnings collected, its traces in the process undone, and a perturbation that is measured again.
+Every attack gets an explicit seed per shard (the package's default is the clock), a device (its default is the CPU),
+and K - 1 targets where there are fewer than ten classes (its nine do not exist then). Its warnings are collected, its
+traces in the process undone, and the size of its perturbation is measured again.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
-from pyautoattack import AutoAttack, checks
+from pyautoattack import AutoAttack
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.attacks.early_stopping import Network, Tally, separable, spare
-from benchmark.attacks.frozen_batchnorm import lean
+from benchmark.attacks.early_stopping import Network, QueryCount, separable, stop_early
+from benchmark.attacks.frozen_batchnorm import with_frozen_batchnorm
 from benchmark.evaluation.shards import Shard
+from benchmark.models.pyautoattack_state import contained
 from benchmark.models.subject import Subject
 from methods.errors import InputError
 from methods.primitives.splitting import in_pieces
@@ -29,10 +27,11 @@ from methods.primitives.threat import ThreatModel
 
 NAMES = ("apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square")
 STREAM = "autoattack"
-"""Of the seeds: AutoAttack's own, so that its first attack and the same one alone find the same images."""
+"""Name of the random stream of the seeds: AutoAttack's own, so that its first attack alone finds the same images."""
 _CLASSES = {"apgd_dlr": (3, "DLR loss"), "apgd_t": (4, "targeted DLR loss")}
-"""How many logits an attack compares, and in what."""
+"""Attack -> the number of logits that its loss compares, and the name of that loss."""
 _SLACK = 1e-5
+"""Amount by which a perturbation may exceed eps by rounding, in the units of eps."""
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -55,12 +54,12 @@ def check(subject: Subject, attacks: Sequence[str]) -> None:
 def attack(
     name: str, subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int, *, queries: int | None = None
 ) -> tuple[Tensor, list[str]]:
-    """Return what :func:`judged` does, without the predictions."""
-    x_adv, _, messages = judged(name, subject, threat, shard, batch_size, queries=queries)
+    """Return x_adv [B,C,H,W] and the package's warnings, as :func:`attack_and_classify` does."""
+    x_adv, _, messages = attack_and_classify(name, subject, threat, shard, batch_size, queries=queries)
     return x_adv, messages
 
 
-def judged(
+def attack_and_classify(
     name: str, subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int, *, queries: int | None = None
 ) -> tuple[Tensor, Tensor, list[str]]:
     """Attack every correctly classified image of a shard with one attack, under AutoAttack's standard settings.
@@ -71,15 +70,15 @@ def judged(
         threat: the threat model.
         shard: the images.
         batch_size: images a forward pass; unless the shard says otherwise, it decides how random numbers are dealt out.
-        queries: of Square; None: the standard 5,000.
+        queries: number of Square's queries for each image; None: the standard 5,000.
 
     Returns:
         x_adv [B,C,H,W], misclassified, or the image itself where the attack failed or the image is wrong already; the
-        class the package saw in each [B]; and its warnings.
+        class that the model predicts for each, int64 [B]; and the package's warnings.
 
     Raises:
         FloatingPointError: a logit is NaN or infinite.
-        RuntimeError: what comes back is outside the threat model, or NaN.
+        RuntimeError: an image that comes back is outside the threat model, or NaN.
     """
     with contained() as messages:
         attacker = adversary(subject, threat, shard, batch_size)
@@ -93,12 +92,12 @@ def judged(
 
 
 def dealt(shard: Shard, batch_size: int) -> int:
-    """Return the number of images that random numbers are dealt to at once, given that of a forward pass."""
+    """Return how many images random numbers are drawn for at once, given the number of a forward pass."""
     return min(shard.dealt or batch_size, len(shard.y))
 
 
 def adversary(subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int | None = None) -> AutoAttack:
-    """Make AutoAttack *standard* for a shard, whose network takes ``batch_size`` images at once; None: any number."""
+    """Make AutoAttack *standard* for a shard, on a network that takes ``batch_size`` images at once, or any number."""
     model = cast(nn.Module, subject.model if batch_size is None else _pieced(subject.model, shard, batch_size))
     made = AutoAttack(
         model,
@@ -115,18 +114,18 @@ def adversary(subject: Subject, threat: ThreatModel, shard: Shard, batch_size: i
 
 def hasten(
     attacker: AutoAttack, subject: Subject, shard: Shard, batch_size: int, precision: Precision = "float32"
-) -> Tally:
-    """Let the attacks ask less, of a leaner network, where it takes each image by itself; elsewhere nothing changes.
+) -> QueryCount:
+    """Stop the attacks early, on a faster network, if an image's logits depend on it alone; else change nothing.
 
     Args:
         attacker: its attacks are changed in place.
         subject: the model.
         shard: the images.
         batch_size: images a forward pass.
-        precision: of the attacks' passes.
+        precision: number format of the attacks' forward and backward passes.
 
     Returns:
-        The count of what is asked, which grows as the attacks run.
+        The count of the queries, which grows as the attacks run.
 
     Raises:
         FloatingPointError: a logit is NaN or infinite, which the package would count as robust or broken by chance.
@@ -137,21 +136,21 @@ def hasten(
     if not separable(subject.model, *first):
         if precision != "float32":
             warnings.warn("searched in float32, as the network draws noise or mixes images", stacklevel=2)
-        return Tally()
+        return QueryCount()
     if precision == "float32":
-        model = lean(subject.model)
-        return spare(attacker, _pieced(model if separable(model, *first) else subject.model, shard, batch_size))
+        model = with_frozen_batchnorm(subject.model)
+        return stop_early(attacker, _pieced(model if separable(model, *first) else subject.model, shard, batch_size))
     lowered = _lowered(subject, getattr(torch, precision))
-    return spare(attacker, _pieced(lowered, shard, batch_size), _pieced(subject.model, shard, batch_size))
+    return stop_early(attacker, _pieced(lowered, shard, batch_size), _pieced(subject.model, shard, batch_size))
 
 
 def _pieced(network: Network, shard: Shard, batch_size: int) -> Network:
-    """Return the network for as many images as an attack asks for at once, of which it takes ``batch_size``."""
+    """Return the network for any number of images, which it takes in batches of at most ``batch_size``."""
     return network if batch_size >= dealt(shard, batch_size) else in_pieces(network, batch_size)
 
 
 def _lowered(subject: Subject, dtype: torch.dtype) -> Network:
-    """Return the subject's network under autocast, save the layer that makes the logits.
+    """Return the subject's network under autocast, except for the layer that makes the logits.
 
     In bfloat16 a logit of 5 has neighbours 0.03 away, which hides most of what Square gains with a query.
     """
@@ -189,44 +188,3 @@ def distances(threat: ThreatModel, x_adv: Tensor, x: Tensor) -> Tensor:
         largest = float(perturbation.max())
         raise RuntimeError(f"AutoAttack left the threat model: NaN, outside [0, 1], or {largest:.6f} from the image")
     return perturbation
-
-
-@contextmanager
-def contained() -> Iterator[list[str]]:
-    """Collect the package's warnings, and undo what it does to the process.
-
-    It switches any debugger or coverage tool off, and counts gradient calls in a global that is never reset, so that
-    one dynamic defence would taint every later model. (:class:`benchmark.evaluation.shards.Shards` undoes its
-    reseeding.)
-    """
-    messages: list[str] = []
-    logger = logging.getLogger("auto-attack")
-    before = logger.handlers, logger.level, logger.propagate, logger.disabled
-    handler = _Collector(messages)
-    tracer, calls = sys.gettrace(), dict(checks.funcs)
-    try:
-        logger.handlers, logger.propagate, logger.disabled = [handler], False, False
-        logger.setLevel(logging.WARNING)
-        checks.funcs.update(dict.fromkeys(checks.funcs, 0))
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            yield messages
-        messages.extend(f"{warning.category.__name__}: {warning.message}" for warning in caught)
-    finally:
-        logger.handlers, level, logger.propagate, logger.disabled = before
-        logger.setLevel(level)
-        checks.funcs.update(calls)
-        sys.settrace(tracer)
-
-
-class _Collector(logging.Handler):
-    """Keeps what is logged, save the one warning that :mod:`benchmark.metrics.autoattack` replaces."""
-
-    def __init__(self, messages: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self._messages = messages
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = " ".join(record.getMessage().split())
-        if not text.startswith("Square Attack has decreased"):
-            self._messages.append(text)

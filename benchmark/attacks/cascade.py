@@ -1,6 +1,6 @@
 """A cascade of AutoAttack's attacks on one shard: each attack sees the images that are still correct.
 
-The package `pyautoattack` is watched from outside and not changed: every verdict is its own. What is ours is said in
+The package `pyautoattack` is observed from outside and not changed: every verdict is its own. Its settings are those of
 :mod:`benchmark.attacks.autoattack`; the images behind the verdicts may be earlier ones than the package would return
 (:mod:`benchmark.attacks.early_stopping`).
 """
@@ -17,34 +17,35 @@ from pyautoattack import AutoAttack
 from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor, nn
 
-from benchmark.attacks.autoattack import Precision, adversary, contained, dealt, distances, hasten
+from benchmark.attacks.autoattack import Precision, adversary, dealt, distances, hasten
 from benchmark.evaluation import evidence
 from benchmark.evaluation.shards import Shard, Shards, counted, percent, standard_error
+from benchmark.models.pyautoattack_state import contained
 from benchmark.models.subject import Subject
 from benchmark.results.entry import Value
 from benchmark.results.store import Arrays
 from methods.primitives.threat import ThreatModel
 
 STANDARD = ("apgd_ce", "apgd_t", "fab_t", "square")
-"""Of AutoAttack *standard*, in order."""
+"""Attacks of AutoAttack *standard*, in order."""
 WRONG_BOX = "fab_t_wrong_box"
-"""FAB-T as EB-JDAT's released evaluator has it, see :class:`WrongBoxFAB`."""
+"""Name of FAB-T as EB-JDAT's released evaluator runs it (:class:`WrongBoxFAB`)."""
 CLEAN_ERROR, ROBUST = -1, 0
 """Values of ``broken_by`` beside 1, 2, ...: the position of the breaking attack in the cascade."""
 
 
 @dataclass(frozen=True)
 class Cascade:
-    """Which attacks run, in order, and for how long."""
+    """Attacks that run one after another, and for how long each."""
 
     attacks: Sequence[str] = STANDARD
-    """Of :data:`benchmark.attacks.autoattack.NAMES` and :data:`WRONG_BOX`, each at most once."""
+    """Names from :data:`benchmark.attacks.autoattack.NAMES` and :data:`WRONG_BOX`, each at most once."""
     iterations: int | None = None
-    """Of APGD and FAB; None: the standard 100."""
+    """Number of iterations of APGD and FAB; None: the standard 100."""
     queries: int | None = None
-    """Of Square; None: the standard 5,000."""
+    """Number of Square's queries for each image; None: the standard 5,000."""
     precision: Precision = "float32"
-    """Of the attacks' passes. What they find is judged in float32 in any case."""
+    """Number format of the attacks' passes. The images that they find are classified in float32 in any case."""
 
     def run(self, subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int) -> Arrays:
         """Attack a shard.
@@ -57,19 +58,19 @@ class Cascade:
                 out.
 
         Returns:
-            Per image: ``broken_by``, :data:`CLEAN_ERROR`, :data:`ROBUST` or the position, from 1, of the attack that
-            broke it; ``perturbation``, its size; and the evidence (:mod:`benchmark.evaluation.evidence`). In another
-            precision than float32 also ``refuted``, if float32 denied one of its claims. Of the shard:
-            ``shard_warnings``, and ``shard_seconds_<attack>``.
+            For each image: ``broken_by``, :data:`CLEAN_ERROR`, :data:`ROBUST` or the position, from 1, of the attack
+            that broke it; ``perturbation``, its size; and the evidence (:mod:`benchmark.evaluation.evidence`). In
+            another precision than float32 also ``refuted``: whether a misclassification did not hold in float32. For
+            the shard: ``shard_warnings``, and ``shard_seconds_<attack>``.
 
         Raises:
             FloatingPointError: a logit is NaN or infinite.
-            RuntimeError: what comes back is outside the threat model, or NaN.
+            RuntimeError: an image that comes back is outside the threat model, or NaN.
         """
         x, y, together = shard.x, shard.y, dealt(shard, batch_size)
         with contained() as messages:
             attacker = self._adversary(subject, threat, shard, batch_size)
-            tally = hasten(attacker, subject, shard, batch_size, self.precision)
+            queries = hasten(attacker, subject, shard, batch_size, self.precision)
             watch = _Watch(attacker, self.attacks, len(y), together)
             x_adv, y_adv = attacker.run_standard_evaluation(x, y, batch_size=together)
 
@@ -81,7 +82,7 @@ class Cascade:
         return {
             "broken_by": broken_by.numpy(),
             "perturbation": distances(threat, x_adv, x).cpu().numpy(),
-            **({} if self.precision == "float32" else {"refuted": tally.owners(threat, x).cpu().numpy()}),
+            **({} if self.precision == "float32" else {"refuted": queries.owners(threat, x).cpu().numpy()}),
             **evidence.encode(subject, threat, x, y, x_adv, (broken_by > ROBUST).to(x.device), batch_size),
             "shard_warnings": np.array(messages, dtype=np.str_),
             **{f"shard_seconds_{name}": np.array([spent]) for name, spent in watch.seconds.items()},
@@ -100,7 +101,7 @@ class Cascade:
         return {"accuracy": broken_by == ROBUST} | dict(zip(names, after, strict=True))
 
     def values(self, arrays: Arrays, threat: ThreatModel) -> dict[str, Value]:
-        """Return what a measurement says of all shards: accuracies in percent, seconds, eps, largest perturbation."""
+        """Return the values of a measurement: accuracies in percent, seconds, eps, and the largest perturbation."""
         correct = self.verdicts(arrays)
         return {
             **{name: percent(outcome) for name, outcome in correct.items()},
@@ -131,7 +132,7 @@ _PARTS = {
     WRONG_BOX: ("fab", "fab-t"),
     "square": ("square", "square"),
 }
-"""Attack -> the package's object for it, and the package's name of it."""
+"""Attack -> the attribute of AutoAttack that holds it, and the package's name of it."""
 
 
 class WrongBoxFAB:
@@ -172,29 +173,28 @@ class WrongBoxFAB:
 
 
 class _Watch:
-    """Notes which attack broke which image, from AutoAttack's own forward passes.
+    """Record of which attack broke which image, from AutoAttack's own forward passes.
 
-    ``run_standard_evaluation`` judges each batch right after attacking it, by ``get_logits`` on the returned
-    images; and right before the first attack it classifies the clean images, batch by batch. Both are
-    overheard here.
+    ``run_standard_evaluation`` classifies each batch right after attacking it, by ``get_logits`` on the returned
+    images; and right before the first attack it classifies the clean images, batch by batch. Both calls are recorded.
     """
 
     def __init__(self, attacker: AutoAttack, attacks: Sequence[str], images: int, batch_size: int) -> None:
         self.seconds = dict.fromkeys(attacks, 0.0)
         self._attacks = tuple(attacks)
         self._batches = -(-images // batch_size)
-        self._heard: list[Tensor] = []
+        self._clean: list[Tensor] = []
         """Predictions of the forward passes before the first attack."""
         self._verdicts: list[tuple[str, Tensor]] = []
-        """Per attacked batch: the attack and the predictions on its images."""
+        """For each attacked batch: the attack, and the predictions on its images."""
         self._attacking: str | None = None
         for part in {_PARTS[name][0] for name in attacks}:
             own = getattr(attacker, part)
             own.perturb = self._timed(part, own, own.perturb)
-        attacker.get_logits = self._overheard(attacker.get_logits)  # pyright: ignore[reportAttributeAccessIssue]
+        attacker.get_logits = self._recorded(attacker.get_logits)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _name(self, part: str, own: object) -> str:
-        """Return which attack runs: two share one object of the package, which knows the loss."""
+        """Return the name of the attack that runs: two share one object of the package, which knows the loss."""
         loss = f"_{getattr(own, 'loss', '')}"
         names = [name for name in self._attacks if _PARTS[name][0] == part]
         return next((name for name in names if name.endswith(loss)), names[0])
@@ -212,22 +212,22 @@ class _Watch:
 
         return timed
 
-    def _overheard(self, get_logits: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def overheard(x: Tensor) -> Tensor:
+    def _recorded(self, get_logits: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def recorded(x: Tensor) -> Tensor:
             logits = get_logits(x)
             predicted = logits.detach().argmax(1).cpu()
             if self._attacking is not None:
                 self._verdicts.append((self._attacking, predicted))
                 self._attacking = None
             elif not self._verdicts:
-                self._heard.append(predicted)
+                self._clean.append(predicted)
             return logits
 
-        return overheard
+        return recorded
 
     def broken_by(self, y: Tensor) -> Tensor:
-        """Return who broke each image, int64 [B] as in :meth:`Cascade.run`, given the labels [B] on the CPU."""
-        clean = torch.cat(self._heard[-self._batches :])
+        """Return ``broken_by`` of :meth:`Cascade.run`, int64 [B], given the labels [B] on the CPU."""
+        clean = torch.cat(self._clean[-self._batches :])
         result = torch.where(clean == y, ROBUST, CLEAN_ERROR)
         for position, name in enumerate(self._attacks):
             predictions = [predicted for attack, predicted in self._verdicts if attack == name]

@@ -1,15 +1,15 @@
-"""Attacks that ask the network no more than they have to: an image that is broken is not asked for again.
+"""Early stopping of attacks: an image that is broken is not forwarded again.
 
-The attacks of `pyautoattack` follow every image to the last iteration, broken or not. Here the network they query
-stands behind a :class:`Sparing`: while one run of an attack lasts, the images that the attack itself has seen
-misclassified keep the answer they had, and only the others are forwarded. What the run returns for such an image is
-the very image that was seen. The attacks still see whole batches, so that the random numbers of the other images, and
-with them their verdicts, are those of the untouched package, up to rounding by the size of a forward batch.
+The attacks of `pyautoattack` follow every image to the last iteration, broken or not. Here the network that they query
+is wrapped in :class:`EarlyStopping`: during one run of an attack, the images that the attack itself has seen
+misclassified keep the logits they had, and only the others are forwarded. The run returns for such an image the very
+point that was seen. The attacks still see whole batches, so that the random numbers of the other images, and with them
+their verdicts, are those of the untouched package, up to rounding by the size of a forward batch.
 
-Seen misclassified means: at a query that the attack counts (each one of APGD; of FAB those of labels, if the point lies
-within eps), and by more than rounding could turn round, so that whoever judges the returned image judges alike. A
-closer misclassification is left to the attack. Square drops broken images itself; what it is spared is a point that it
-has asked for already.
+An image counts as broken when it is misclassified at a query that the attack counts (every query of APGD; of FAB the
+queries for labels, at points within eps) and by a margin that rounding cannot turn round, so that the final
+classification agrees. A closer misclassification is left to the attack. Square drops broken images itself; there, a
+point is not forwarded again that it has asked for already.
 
 The network of the search may be faster and less exact than the one that is attacked. Then each misclassification is
 put to the exact network first. Where that one disagrees, the attack gets its logits, and goes on.
@@ -35,22 +35,22 @@ Network = Callable[[Tensor], Tensor]
 """Images [B,C,H,W] -> logits [B,K]."""
 
 _REPEATED = 1e-4
-"""Difference of two answers for one image, relative to the largest logit, that is no rounding any more."""
+"""Difference of two passes on one image, relative to the largest logit, above which it is more than rounding."""
 
 
 @dataclass
-class Tally:
-    """What the attacks asked in their runs, in images."""
+class QueryCount:
+    """Count of the queries of the attacks in their runs, in images."""
 
-    asked: int = 0
-    """Forwarded."""
-    spared: int = 0
-    """Answered from memory."""
+    forwarded: int = 0
+    """Number of images that went through the network of the search."""
+    skipped: int = 0
+    """Number of images that were answered from memory."""
     refuted: list[Tensor] = field(default_factory=list)
-    """[C,H,W] each: points that only the network of the search misclassifies."""
+    """Points [C,H,W] that the network of the search misclassifies and the exact one does not."""
 
     def owners(self, threat: ThreatModel, x: Tensor) -> Tensor:
-        """Tell which of the images ``x`` [B,C,H,W] have a refuted point, bool [B]: of each point, the nearest image."""
+        """Return which images ``x`` [B,C,H,W] have a refuted point, bool [B]; a point belongs to its nearest image."""
         found = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         for point in self.refuted:
             found[threat.distance(point.expand_as(x), x).argmin()] = True
@@ -58,12 +58,12 @@ class Tally:
 
 
 def separable(network: Network, x: Tensor, logits: Tensor) -> bool:
-    """Tell whether the network answers an image alike again and in other company, without which nothing can be spared.
+    """Tell whether an image's logits are the same again and in another batch, on which early stopping relies.
 
     Args:
         network: the network.
         x: images [B,C,H,W].
-        logits: its answer to them [B,K].
+        logits: the network's logits on them [B,K].
     """
     some = torch.arange(0, len(x), 2, device=x.device).flip(0)
     # A network that draws noise meets the same numbers afterwards.
@@ -72,27 +72,27 @@ def separable(network: Network, x: Tensor, logits: Tensor) -> bool:
     return bool((again - logits[some]).abs().max() <= _REPEATED * logits.abs().max().clamp(min=1e-12))
 
 
-def spare(attacker: AutoAttack, search: Network, exact: Network | None = None) -> Tally:
-    """Let the attacks query another network, and spare it the images that they have broken.
+def stop_early(attacker: AutoAttack, search: Network, exact: Network | None = None) -> QueryCount:
+    """Let the attacks query another network, and stop for each image as soon as it is broken.
 
-    The attacker's own checks of the model, and its judgement on what the attacks return, stay as they are.
+    The attacker's own checks of the model, and its classification of what the attacks return, stay as they are.
 
     Args:
         attacker: its attacks are changed in place.
         search: the network that the attacks query in their runs; :func:`separable`.
-        exact: asked before a misclassification is believed; None: ``search`` is exact itself.
+        exact: the network that confirms each misclassification; None: ``search`` is exact itself.
 
     Returns:
-        The count of what is asked, which grows as the attacks run.
+        The count of the queries, which grows as the attacks run.
     """
-    tally = Tally()
+    count = QueryCount()
     for attack in (attacker.apgd, attacker.apgd_targeted):
         if not attack.use_largereps:  # as for L1: the first runs are in larger balls
-            _spare_apgd(attack, Sparing(search, exact, tally))
+            _stop_apgd(attack, EarlyStopping(search, exact, count))
     if isinstance(attacker.fab, FABAttack_PT):
-        _spare_fab(attacker.fab, Sparing(search, exact, tally))
-    _spare_square(attacker.square, Sparing(search, exact, tally))
-    return tally
+        _stop_fab(attacker.fab, EarlyStopping(search, exact, count))
+    _stop_square(attacker.square, EarlyStopping(search, exact, count))
+    return count
 
 
 class _AllBroken(Exception):
@@ -106,20 +106,20 @@ class _Run:
         self.y = y
         self.broken = torch.zeros(len(y), dtype=torch.bool, device=x.device)
         self.seen = x.detach().clone()
-        """[B,C,H,W]: where broken, the image that was seen misclassified."""
+        """Points [B,C,H,W]: where an image is broken, the one that was seen misclassified."""
         self.logits: Tensor | None = None
-        """[B,K]: the last answers."""
+        """Logits [B,K] of the last query."""
 
     def begun(self, points: Tensor) -> bool:
-        """Tell whether a query is one of the search."""
+        """Tell whether a query belongs to the search, and not to its preparation."""
         return True
 
     def counts(self, points: Tensor) -> Tensor:
-        """Tell, bool [B], where the attack counts a misclassification at this query."""
+        """Return for which images the attack counts a misclassification at this query, bool [B]."""
         return torch.ones_like(self.broken)
 
     def remembered(self, points: Tensor) -> Tensor:
-        """Return the last answers [B,K], of which gradients exist and differ from class to class."""
+        """Return the logits [B,K] of the last query, with gradients that exist and differ from class to class."""
         assert self.logits is not None
         if not points.requires_grad:
             return self.logits
@@ -149,24 +149,23 @@ class _FabRun(_Run):
         return ~(size > self._eps)
 
 
-class Sparing:
-    """The network as one attack queries it.
+class EarlyStopping:
+    """Network as one attack queries it: in a run (:meth:`during`), broken images are not forwarded.
 
-    In a run, :meth:`during`, broken images are spared. Other queries, and those that are not of the run's number of
-    images, are answered by the exact network, whole.
+    Other queries, and those of another number of images than the run's, are answered by the exact network, whole.
     """
 
-    def __init__(self, search: Network, exact: Network | None, tally: Tally) -> None:
-        self._search, self._exact, self.tally = search, exact, tally
+    def __init__(self, search: Network, exact: Network | None, count: QueryCount) -> None:
+        self._search, self._exact, self.count = search, exact, count
         self._run: _Run | None = None
         self._labels: Tensor | None = None
 
     def __call__(self, points: Tensor) -> Tensor:
         """Return logits [B,K] for ``points`` [B,C,H,W]."""
         if self._labels is not None:
-            return self._believed(points, self._asked(points), self._labels)
+            return self._confirmed(points, self._forwarded(points), self._labels)
         if self._run is not None and len(points) == len(self._run.y) and self._run.begun(points):
-            return self._spared(points, self._run)
+            return self._searched(points, self._run)
         return (self._exact or self._search)(points)
 
     def during(self, run: _Run, attack: Callable[[], Any]) -> Any:
@@ -180,21 +179,21 @@ class Sparing:
             self._run = None
 
     def labelled(self, y: Tensor, query: Callable[[], Any]) -> Any:
-        """Return what ``query`` returns, which asks for images with the labels ``y`` [B]; none is spared."""
+        """Return what ``query`` returns, which forwards all of its images, whose labels are ``y`` [B]."""
         self._labels = y
         try:
             return query()
         finally:
             self._labels = None
 
-    def _spared(self, points: Tensor, run: _Run) -> Tensor:
+    def _searched(self, points: Tensor, run: _Run) -> Tensor:
         left = (~run.broken).nonzero().squeeze(1)
         if not len(left):
             raise _AllBroken
-        self.tally.spared += len(points) - len(left)
+        self.count.skipped += len(points) - len(left)
         whole, counted = len(left) == len(points), run.counts(points)[left]
         chosen, labels = (points, run.y) if whole else (points[left], run.y[left])
-        logits = self._believed(chosen, self._asked(chosen), labels, counted)
+        logits = self._confirmed(chosen, self._forwarded(chosen), labels, counted)
         broken = left[counted & (logit_margin(logits.detach(), labels) < -MARGIN)]
         run.broken[broken] = True
         run.seen[broken] = points.detach()[broken]
@@ -203,12 +202,12 @@ class Sparing:
         run.logits = logits.detach().clone()
         return logits
 
-    def _asked(self, points: Tensor) -> Tensor:
-        self.tally.asked += len(points)
+    def _forwarded(self, points: Tensor) -> Tensor:
+        self.count.forwarded += len(points)
         return self._search(points)
 
-    def _believed(self, points: Tensor, logits: Tensor, y: Tensor, counted: Tensor | None = None) -> Tensor:
-        """Return the logits with those of the exact network where an image that is ``counted`` is misclassified."""
+    def _confirmed(self, points: Tensor, logits: Tensor, y: Tensor, counted: Tensor | None = None) -> Tensor:
+        """Return the logits, those of the exact network where an image that is ``counted`` is misclassified."""
         if self._exact is None:
             return logits
         wrong = logits.detach().argmax(1) != y
@@ -217,14 +216,14 @@ class Sparing:
             return logits
         with torch.no_grad():
             exact = self._exact(points.detach()[claimed]).to(logits)
-        self.tally.refuted.extend(points.detach()[claimed[exact.argmax(1) == y[claimed]]])
+        self.count.refuted.extend(points.detach()[claimed[exact.argmax(1) == y[claimed]]])
         return logits + torch.zeros_like(logits).index_copy(0, claimed, exact - logits.detach()[claimed])
 
 
-def _spare_apgd(attack: APGDAttack, queries: Sparing) -> None:
+def _stop_apgd(attack: APGDAttack, queries: EarlyStopping) -> None:
     single_run, attack.model = attack.attack_single_run, queries
 
-    def spared(x: Tensor, y: Tensor, x_init: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def stopping(x: Tensor, y: Tensor, x_init: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         run = _Run(x, y)
         found = queries.during(run, lambda: single_run(x, y, x_init))
         if found is None:
@@ -232,66 +231,67 @@ def _spare_apgd(attack: APGDAttack, queries: Sparing) -> None:
         best, correct, loss, adversarial = found
         return best, correct, loss, _placed(run, adversarial)
 
-    attack.attack_single_run = spared
+    attack.attack_single_run = stopping
 
 
-def _spare_fab(attack: FABAttack_PT, queries: Sparing) -> None:
+def _stop_fab(attack: FABAttack_PT, queries: EarlyStopping) -> None:
     single_run, attack.predict = attack.attack_single_run, queries
 
-    def spared(x: Tensor, y: Tensor | None = None, use_rand_start: bool = False, is_targeted: bool = False) -> Tensor:
+    def stopping(x: Tensor, y: Tensor | None = None, use_rand_start: bool = False, is_targeted: bool = False) -> Tensor:
         if y is None:
             return single_run(x, y, use_rand_start, is_targeted)
         run = _FabRun(x, y, attack.norm, attack.eps)
         found = queries.during(run, lambda: single_run(x, y, use_rand_start, is_targeted))
         return run.seen if found is None else _placed(run, found)
 
-    attack.attack_single_run = spared
+    attack.attack_single_run = stopping
 
 
-def _spare_square(attack: SquareAttack, queries: Sparing) -> None:
+def _stop_square(attack: SquareAttack, queries: EarlyStopping) -> None:
     single_run, margin_and_loss = attack.attack_single_run, attack.margin_and_loss
     attack.predict = queries
 
-    def asked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def forwarded(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return queries.labelled(y, lambda: margin_and_loss(x, y))
 
-    def spared(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        attack.margin_and_loss = _SquareRun(asked, queries.tally)
+    def stopping(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        attack.margin_and_loss = _SquareRun(forwarded, queries.count)
         return single_run(x, y)
 
-    attack.attack_single_run = spared
+    attack.attack_single_run = stopping
 
 
 class _SquareRun:
     """One run of Square, which often proposes the point that an image has reached already.
 
-    Where a square is cut at eps and at [0, 1], nothing of it may be left. What is known of that point is answered then.
-    Points are followed as Square follows them: an image keeps the one of the lowest loss, and is dropped when broken.
+    Where a square is cut at eps and at [0, 1], nothing of it may be left. Then the known margin and loss of that point
+    are returned. Points are followed as Square follows them: an image keeps the one of the lowest loss, and is dropped
+    when broken.
     """
 
-    def __init__(self, ask: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], tally: Tally) -> None:
-        self._ask, self._tally = ask, tally
+    def __init__(self, forward: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], count: QueryCount) -> None:
+        self._forward, self._count = forward, count
         self._points: Tensor | None = None
-        """[B,C,H,W], of the images that are still attacked."""
+        """Points [B,C,H,W] of the images that are still attacked."""
         self._margin = self._loss = torch.zeros(0)
-        """[B] each, at those points."""
+        """Margin and loss [B] at those points."""
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return margins and losses [B] at ``x`` [B,C,H,W] with labels ``y`` [B]."""
         known = self._points
         if known is None or known.shape != x.shape:
-            margin, loss = self._ask(x, y)
+            margin, loss = self._forward(x, y)
             if known is None:
                 self._keep(margin > 0, x.clone(), margin, loss)
             return margin, loss
         new = (x != known).flatten(1).any(1).nonzero().squeeze(1)
         if len(new) == len(x):
-            margin, loss = self._ask(x, y)
+            margin, loss = self._forward(x, y)
         else:
-            self._tally.spared += len(x) - len(new)
+            self._count.skipped += len(x) - len(new)
             margin, loss = self._margin.clone(), self._loss.clone()
             if len(new):
-                margin[new], loss[new] = self._ask(x[new], y[new])
+                margin[new], loss[new] = self._forward(x[new], y[new])
         moved = (loss < self._loss) | (margin <= 0)
         points = torch.where(moved.view(-1, *[1] * (x.dim() - 1)), x, known)
         lowest = torch.minimum(loss, self._loss)
@@ -306,5 +306,5 @@ class _SquareRun:
 
 
 def _placed(run: _Run, images: Tensor) -> Tensor:
-    """Return what a run found [B,C,H,W], with the images that were seen in the places of those that are broken."""
+    """Return the images of a run [B,C,H,W], each broken one replaced by the point that was seen misclassified."""
     return torch.where(run.broken.view(-1, *[1] * (images.dim() - 1)), run.seen, images)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from benchmark.attacks.autoattack import judged
+from benchmark.attacks.autoattack import attack_and_classify
 from benchmark.evaluation.batching import in_batches
 from benchmark.evaluation.shards import Shard
 from benchmark.models.subject import Subject
@@ -104,7 +104,9 @@ class ShardAttacks:
         correct, left = correct.clone(), correct.nonzero().squeeze(1)
         if len(left):
             shard = replace(self.shard, x=self.shard.x[left], y=self.shard.y[left])
-            _, seen, _ = judged("square", self.subject, self.threat, shard, self.batch_size, queries=queries)
+            _, seen, _ = attack_and_classify(
+                "square", self.subject, self.threat, shard, self.batch_size, queries=queries
+            )
             correct[left] = seen.to(shard.y) == shard.y
         return correct
 

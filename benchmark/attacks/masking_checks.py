@@ -1,10 +1,10 @@
-"""The gradient-masking court: does an attack's failure speak for the model, or against the attack?
+"""Checks for gradient masking: does an attack's failure speak for the model, or against the attack?
 
 Each check is a pure function from numbers to a :class:`benchmark.results.entry.Check`: what was measured, what it is
 held against, and whether it passed. They follow Athalye et al. 2018 (arXiv 1802.00420, section 3.1), Carlini et al.
 2019 (arXiv 1902.06705, section 5), the flags of AutoAttack (Croce and Hein 2020) and Pintor et al. 2022 (arXiv
 2106.09947). :mod:`benchmark.metrics.masking` measures the numbers, :mod:`benchmark.studies.masking_power` how often the
-court is right.
+checks are right.
 
 Most checks count images of which honest models have next to none, such as those that a weaker attack breaks and a
 stronger one does not. Such a check tolerates a share of them, below, and fails only where there are more than that
@@ -52,14 +52,14 @@ NO_NOISE = "the model draws no noise"
 
 @dataclass(frozen=True)
 class Count:
-    """For how many of ``n`` images something holds."""
+    """Number of images, of ``n``, for which something holds."""
 
     images: int
     n: int
 
     @property
     def percent(self) -> float:
-        """The share, in percent."""
+        """Share of the images, in percent."""
         return 100 * self.images / self.n
 
 
@@ -79,7 +79,7 @@ def absent(name: str, reason: str) -> Check:
 
 
 def at_chance(check: Check) -> Check:
-    """Return a check of an attack's outcome as it is for a model at chance: without a verdict."""
+    """Return a check of an attack's outcome as it stands for a model at chance: without a verdict."""
     return check if check.passed is None else check.model_copy(update={"passed": None, "meaning": AT_CHANCE})
 
 
@@ -105,13 +105,13 @@ def _not_weaker(
 
 
 def unbounded(correct: Count | None) -> Check:
-    """``correct``: under an attack that may turn each image into any other."""
+    """Check ``correct``, the images correct under an attack that may turn each image into any other."""
     meaning = "An attack without a bound should leave about 0 % correct; where it does not, the gradient is no guide."
     return _rare("unbounded", correct, SURVIVING, meaning)
 
 
 def large_radius(correct: Count | None, share: float) -> Check:
-    """``correct``: at the largest swept radius, which is that ``share`` of the one that covers all images."""
+    """Check ``correct``, the images correct at the largest radius, the ``share`` of the one that covers all images."""
     name = "large radius"
     if correct is not None and share < FAR:
         return absent(name, f"the sweep ends below {100 * FAR:g} % of the radius that covers all images")
@@ -120,7 +120,7 @@ def large_radius(correct: Count | None, share: float) -> Check:
 
 
 def monotone(correct: Sequence[Count] | None) -> Check:
-    """``correct``: under the same attack at ascending radii; the largest rise between any two of them counts."""
+    """Check the largest rise in ``correct``, the images correct under the same attack at ascending radii."""
     pairs = [(a, b) for i, a in enumerate(correct or ()) for b in (correct or ())[i + 1 :]]
     smaller, larger = max(pairs, key=lambda pair: pair[1].images - pair[0].images, default=(None, None))
     meaning = "Accuracy (%) should not rise as eps grows, because the larger ball holds the smaller one."
@@ -128,61 +128,61 @@ def monotone(correct: Sequence[Count] | None) -> Check:
 
 
 def one_step(many: Count | None, one: Count | None) -> Check:
-    """Images that are correct under the iterative attack, and under a single step of it."""
+    """Compare the images correct under the iterative attack with those under a single step of it."""
     meaning = "Iterative attacks should beat one step (accuracy, %); where they do not, the gradient misleads them."
     return _not_weaker("one step", many, one, meaning)
 
 
 def iterations(more: Count | None, twenty: Count | None) -> Check:
-    """Images that are correct after more than 20 iterations, and after 20."""
+    """Compare the images correct after more than 20 iterations with those after 20."""
     meaning = "More iterations should not be weaker than 20 (accuracy, %); where they are, the search is at random."
     return _not_weaker("iterations", more, twenty, meaning, "there is no gradient, or no attack of more iterations")
 
 
 def eot(averaged: Count | None, single: Count | None) -> Check:
-    """Images that are correct under PGD on averaged gradients, and under PGD; for a model that draws noise."""
+    """Compare the images correct under PGD on averaged gradients with those under PGD, for a model that draws noise."""
     meaning = "PGD on averaged gradients (EOT) should be at least as strong as on single ones (accuracy, %)."
     return _not_weaker("EOT", averaged, single, meaning, NO_NOISE)
 
 
 def eot_gain(broken: Count | None) -> Check:
-    """``broken``: by PGD on averaged gradients, and not by PGD; for a model that draws noise."""
+    """Check ``broken``, the images broken by PGD on averaged gradients and not by PGD, for a model that draws noise."""
     meaning = "EOT should not break many images that PGD does not; where it does, noise hides the gradient."
     return _rare("EOT gain", broken, UNSTABLE, meaning, NO_NOISE)
 
 
 def restarts(broken: Count | None) -> Check:
-    """``broken``: by PGD from further random starts, and not from the first."""
+    """Check ``broken``, the images broken by PGD from further random starts and not from the first."""
     meaning = "Further random starts should not break many more images; where they do, PGD's number is luck."
     return _rare("restarts", broken, UNSTABLE, meaning)
 
 
 def logit_scale(broken: Count | None) -> Check:
-    """``broken``: by PGD on logits that are divided by their spread, and not by PGD."""
+    """Check ``broken``, the images broken by PGD on logits that are divided by their spread, and not by PGD."""
     meaning = "Rescaled logits should not help PGD break images; where they do, the softmax saturates."
     return _rare("logit scale", broken, MISSED, meaning)
 
 
 def random_noise(broken: Count | None) -> Check:
-    """``broken``: by random perturbations of size eps, and not by PGD."""
+    """Check ``broken``, the images broken by random perturbations of size eps and not by PGD."""
     meaning = "Random noise of size eps should break no image that PGD does not; where it does, PGD searches nothing."
     return _rare("random noise", broken, BEATEN, meaning)
 
 
 def square(broken: Count | None) -> Check:
-    """``broken``: by Square, and by no white-box attack."""
+    """Check ``broken``, the images broken by Square and by no white-box attack."""
     meaning = "Square, a black box, should break no image that white-box attacks do not; where it does, they are blind."
     return _rare("Square", broken, MISSED, meaning)
 
 
 def transfer(broken: Count | None) -> Check:
-    """``broken``: by an attack on another network, and by no white-box attack on this one."""
+    """Check ``broken``, the images broken by an attack on another network and by no white-box attack on this one."""
     meaning = "Attacks made on another network should break no image that white-box attacks on this one do not."
     return _rare("transfer", broken, MISSED, meaning, "there is no other network for these images")
 
 
 def budget(largest: float | None, eps: float) -> Check:
-    """The largest perturbation that the attack made, and the eps it is said to have had, in the same units."""
+    """Compare the largest perturbation of the attack with the stated eps, in the same units."""
     name = "budget"
     if largest is None or eps == 0:
         return absent(name, NO_GRADIENT if largest is None else "eps is 0")
@@ -192,54 +192,54 @@ def budget(largest: float | None, eps: float) -> Check:
 
 
 def gradient(reaches: bool) -> Check:
-    """Whether autograd leads from the logits to the images."""
+    """Check whether autograd leads from the logits to the images."""
     meaning = "Gradients should reach the images; where none does, no white-box attack is possible as things stand."
     return Check(name="gradient", measured=float(reaches), bound=1.0, passed=reaches, meaning=meaning)
 
 
 def zero_gradients(vanishing: Count | None) -> Check:
-    """``vanishing``: images whose cross-entropy has a gradient that is exactly 0, or not finite."""
+    """Check ``vanishing``, the images whose cross-entropy has a gradient that is exactly 0, or not finite."""
     meaning = "Gradients should not vanish; where they do, PGD is its random start and no more."
     return _rare("zero gradients", vanishing, VANISHING, meaning)
 
 
 def finite_differences(contradicted: Count | None) -> Check:
-    """``contradicted``: images on which small steps change the logits otherwise than autograd says."""
+    """Check ``contradicted``, the images on which small steps change the logits otherwise than autograd says."""
     meaning = "Small steps should change the logits as the gradient says; where not, they jump, or it is false."
     return _rare("finite differences", contradicted, CONTRADICTED, meaning)
 
 
 def determinism(difference: float, bound: float) -> Check:
-    """Difference of two passes on the same images, relative to the largest logit."""
+    """Check the difference of two passes on the same images, relative to the largest logit."""
     meaning = "Two passes on the same images should give the same logits; noise makes each verdict a draw."
     return _within("determinism", difference, bound, meaning)
 
 
 def batch_dependence(difference: float, bound: float) -> Check:
-    """Difference of an image's logits alone, in a batch and beside other images, relative to the largest logit."""
+    """Check how much an image's logits depend on the other images of a batch, relative to the largest logit."""
     meaning = "An image's logits should not depend on its neighbours, as they do with batch statistics."
     return _within("batch dependence", difference, bound, meaning)
 
 
 def batch_norm_mode(gained: Count | None) -> Check:
-    """``gained``: correct with the batch's own statistics, and not in eval mode."""
+    """Check ``gained``, the images correct with the batch's own statistics and not in eval mode."""
     meaning = "Eval mode should classify what batch statistics do; where it does not, the running statistics are off."
     return _rare("batch norm mode", gained, MISSED, meaning, "the model has no batch normalisation")
 
 
 def state(moved: float) -> Check:
-    """Number of buffers that a forward pass changes."""
+    """Check ``moved``, the number of buffers that a forward pass changes."""
     return _within("state", moved, 0.0, "A forward pass should change no buffer, as BatchNorm in train mode does.")
 
 
 def probabilities(found: bool) -> Check:
-    """Whether the outputs are probabilities."""
+    """Check whether the outputs are probabilities."""
     meaning = "Outputs should be logits: losses take the softmax, and twice is once too often."
     return _within("probabilities", float(found), 0.0, meaning)
 
 
 def input_domain(given: float, rival: float, name: str, beaten: bool) -> Check:
-    """Accuracy in percent in [0,1] and in the best of the other domains, and whether that is clearly better."""
+    """Compare the accuracies, in percent, in [0,1] and in the best other domain; ``beaten``: by a clear margin."""
     meaning = f"No other input domain should suit the model clearly better than [0,1]; the best other is {name}."
     return Check(name="input domain", measured=given, bound=rival, passed=not beaten, meaning=meaning)
 
@@ -247,7 +247,7 @@ def input_domain(given: float, rival: float, name: str, beaten: bool) -> Check:
 def against_autoattack(
     pgd_accuracy: float, autoattack_accuracy: float, n: int, square_points: float | None = None
 ) -> list[Check]:
-    """Hold PGD-20 against AutoAttack on the same images; where both were measured.
+    """Compare PGD-20 with AutoAttack on the same images, where both were measured.
 
     Args:
         pgd_accuracy: in percent.
@@ -256,7 +256,8 @@ def against_autoattack(
         square_points: by how many points Square lowered the accuracy at the end of AutoAttack's cascade.
 
     Returns:
-        What AutoAttack adds to PGD-20; whether it is the stronger one; and what Square adds to its gradient attacks.
+        Checks of what AutoAttack adds to PGD-20, of whether it is the stronger one, and, where ``square_points`` is
+        given, of what Square adds to AutoAttack's gradient attacks.
     """
     pgd, autoattack = (Count(round(accuracy * n / 100), n) for accuracy in (pgd_accuracy, autoattack_accuracy))
     gap = "AutoAttack should not break many more images than PGD-20; where it does, PGD-20 overstates robustness."
@@ -272,8 +273,9 @@ def against_autoattack(
 
 
 def verdict(checks: Sequence[Check]) -> str | None:
-    """Return "suspect: " and the names of the failed checks, or "clear"; None where nothing failed, but attacks could
-    show nothing because the model is at chance.
+    """Return "suspect: " and the names of the failed checks, or "clear".
+
+    The verdict is None where nothing failed, but attacks could show nothing because the model is at chance.
     """
     failed = [check.name for check in checks if check.passed is False]
     if failed:
@@ -281,8 +283,8 @@ def verdict(checks: Sequence[Check]) -> str | None:
     return None if any(check.meaning == AT_CHANCE for check in checks) else "clear"
 
 
-def extended(found: Measurement, added: Iterable[Check]) -> Measurement:
-    """Return a measurement of the masking checks with further ones, their flags, and the verdict on all of them."""
+def with_checks(found: Measurement, added: Iterable[Check]) -> Measurement:
+    """Return a measurement of the metric ``masking`` with more checks, their flags, and the verdict on all of them."""
     outcomes = list(added)
     if any(check.meaning == AT_CHANCE for check in found.checks):
         outcomes = [at_chance(check) for check in outcomes]
@@ -292,7 +294,7 @@ def extended(found: Measurement, added: Iterable[Check]) -> Measurement:
 
 
 def summary(checks: Sequence[Check]) -> dict[str, Value]:
-    """Return the values of a measurement of the court: its verdict, and how many checks failed and applied."""
+    """Return the values of a measurement of ``masking``: the verdict, and how many checks failed and applied."""
     return {
         "verdict": verdict(checks),
         "failed": sum(check.passed is False for check in checks),
@@ -301,7 +303,7 @@ def summary(checks: Sequence[Check]) -> dict[str, Value]:
 
 
 def flags(checks: Iterable[Check]) -> list[str]:
-    """Return each failed check in words."""
+    """Return a sentence for each failed check."""
     return [
         f"{check.name}: {check.measured:.4g} against {check.bound:.4g}. {check.meaning}"
         for check in checks

@@ -30,7 +30,7 @@ def export_robustbench(
 ) -> None:
     """Write what RobustBench needs of a new model, and prove it by RobustBench's own code; status 1 where it fails."""
     from benchmark.robustbench import submission
-    from benchmark.robustbench.submission_files import Paper
+    from benchmark.robustbench.claim import Paper
     from methods.training.devices import select_device
 
     about = Paper(paper, authors, url, venue, reported, footnote)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NAMES = ("local", "ray")
 MOST = 256
-"""Workers; more is a slip of the finger."""
+"""Largest number of workers; more is a slip of the finger."""
 
 
 class WorkFailed(RuntimeError):
@@ -31,7 +31,7 @@ class WorkFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Engine:
-    """How many jobs are done at a time, and where.
+    """Choice of where jobs are done, and how many at a time.
 
     Raises:
         InputError: an unknown engine, an impossible number of workers, or an address without a cluster.
@@ -40,7 +40,7 @@ class Engine:
     name: str = "local"
     workers: int = 1
     address: str | None = None
-    """Of a Ray cluster: "auto", HOST:PORT or ray://HOST:PORT; None: one is started on this machine."""
+    """Address of a Ray cluster: "auto", HOST:PORT or ray://HOST:PORT; None: a cluster is started on this machine."""
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
@@ -82,7 +82,7 @@ class Engine:
 
         Args:
             jobs: the earlier ones first, where there is a choice.
-            kept: what this process has loaded, for jobs that are done in it.
+            kept: cache of this process, for jobs that are done in it.
             runs: the folder that the workers share.
 
         Raises:
@@ -111,7 +111,7 @@ class Engine:
         yield from carry_out(jobs, crew)
 
     def close(self) -> None:
-        """End what the engine has started beyond its workers: a Ray cluster of its own; another one is only left."""
+        """End the Ray cluster that the engine has started, or leave the one that it has joined."""
         if not self.here:
             from benchmark.engines import ray
 
@@ -119,7 +119,7 @@ class Engine:
 
 
 def share(workers: int) -> int:
-    """Return the threads of each of so many workers, which share those of this process evenly."""
+    """Return the number of threads of each worker when ``workers`` of them share this process's threads evenly."""
     import torch
 
     return max(1, torch.get_num_threads() // workers)

@@ -1,4 +1,4 @@
-"""Jobs, and what a worker says of the one that it does."""
+"""Jobs, and the messages of a worker about the job that it does."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class Finished:
 
     job: Job
     value: Any = None
-    """What it returned."""
+    """Return value of the job."""
     error: str | None = None
-    """Why it did not."""
+    """Reason of the job's failure; None: it did not fail."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Raised:
 
 @dataclass(frozen=True)
 class Died:
-    """The worker ended, and did not say why."""
+    """The worker ended without a message; ``how``: by which signal or with which status."""
 
     how: str
 
@@ -88,7 +88,7 @@ News = Report | Said | Done | Raised | Died
 
 
 def perform(job: Job, kept: dict[Any, Any], tell: Callable[[Report | Said], object]) -> Done | Raised:
-    """Do a job in a worker; tell how far it is, and what it writes."""
+    """Do a job in a worker; ``tell`` gets its progress and the lines that it writes."""
     lines = _Lines(tell)
     try:
         with redirect_stdout(lines), redirect_stderr(lines), reported_to(tell):
@@ -102,7 +102,7 @@ def perform(job: Job, kept: dict[Any, Any], tell: Callable[[Report | Said], obje
 
 
 class _Lines(io.TextIOBase):
-    """A stream that tells each line as soon as it is whole; never a terminal."""
+    """Stream that passes each line on as soon as it is whole; never a terminal."""
 
     def __init__(self, tell: Callable[[Said], object]) -> None:
         self._tell, self._begun = tell, ""

@@ -1,4 +1,4 @@
-"""Workers of this machine: this process, or several that are kept from job to job."""
+"""Workers of this machine: this process, or several processes that are kept from job to job."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def alone(jobs: Sequence[Job], kept: dict[Any, Any]) -> Iterator[Finished]:
 
 
 class Processes:
-    """Spawned processes, which end with this one, for whatever reason it ends."""
+    """Crew of spawned processes, which end with this one, for whatever reason it ends."""
 
     def __init__(self, size: int, threads: int) -> None:
         self.size = size
@@ -53,7 +53,7 @@ class Processes:
             self._start(number)
 
     def give(self, worker: int, job: Job) -> None:
-        """See :class:`benchmark.engines.schedule.Crew`."""
+        """Send a job to an idle worker; start the worker where there is none."""
         if worker not in self._workers:
             self._start(worker)
         self._busy.add(worker)
@@ -66,7 +66,7 @@ class Processes:
             self._workers[worker][1].send(job)
 
     def news(self, seconds: float) -> list[tuple[int, News]]:
-        """See :class:`benchmark.engines.schedule.Crew`."""
+        """Return the workers' messages with their numbers, after at most ``seconds``."""
         numbers = {self._workers[number][1]: number for number in self._busy}
         found: list[tuple[int, News]] = []
         for connection in wait(list(numbers), seconds):
@@ -82,7 +82,7 @@ class Processes:
         return found
 
     def close(self) -> None:
-        """See :class:`benchmark.engines.schedule.Crew`."""
+        """Kill all workers."""
         for process, _ in self._workers.values():
             process.kill()
         for number in list(self._workers):
@@ -90,7 +90,7 @@ class Processes:
 
     def _start(self, number: int) -> None:
         ours, theirs = self._context.Pipe()
-        # No daemon: such a one may not have processes of its own, and what a job runs may be a stranger's code.
+        # No daemon: such a one may not have processes of its own, and what a job runs may be anybody's code.
         process = self._context.Process(target=_serve, args=(theirs, self._threads), name=f"worker {number}")
         process.start()
         theirs.close()

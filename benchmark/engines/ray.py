@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster: its nodes see the folders of this machine under the same names, as those of clusters do."""
+"""Workers on a Ray cluster whose nodes see the folders of this machine under the same names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from methods.errors import InputError
 from methods.training.progress import Report
 
 _PATIENCE = 10.0
-"""Seconds in which a cluster must answer."""
+"""Seconds within which a cluster must answer."""
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray says at length what these decide, unless they are decided.
@@ -28,7 +28,7 @@ _ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 _MEMORY = 100 * 2**20
-"""Of the store of objects: jobs and what they return are small; all else lies in files."""
+"""Bytes of Ray's object store: jobs and their return values are small; all else lies in files."""
 _PROBE = "import sys, logging, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)"
 
 
@@ -99,9 +99,9 @@ def _probe(address: str) -> None:
 
 
 def threads(cpus: Sequence[int], size: int) -> int:
-    """Return the most threads a job with which so many jobs at a time fit on nodes with these CPUs.
+    """Return the largest number of threads a job with which ``size`` jobs at a time fit on nodes with ``cpus`` CPUs.
 
-    Not more than the user asked for with OMP_NUM_THREADS.
+    It is not more than OMP_NUM_THREADS, where the user has set that.
     """
     fitting = (count for count in range(max(cpus), 0, -1) if sum(node // count for node in cpus) >= size)
     asked = os.environ.get("OMP_NUM_THREADS", "")
@@ -109,7 +109,7 @@ def threads(cpus: Sequence[int], size: int) -> int:
 
 
 class Cluster:
-    """Tasks on the connected cluster, ``size`` at a time; each occupies its threads as CPUs, and its CUDA devices.
+    """Crew of tasks on the connected cluster, ``size`` at a time; each occupies CPUs for its threads, and its GPUs.
 
     Raises:
         InputError: the shared folder cannot be written.
@@ -133,7 +133,7 @@ class Cluster:
         self._busy: dict[Any, tuple[int, int]] = {}
 
     def give(self, worker: int, job: Job) -> None:
-        """See :class:`benchmark.engines.schedule.Crew`.
+        """Start a task that does a job.
 
         Raises:
             InputError: the cluster has fewer CUDA devices than the workers need.
@@ -149,7 +149,7 @@ class Cluster:
         self._busy[task.remote(job, self._given, self._mailbox, *place)] = worker, self._given
 
     def news(self, seconds: float) -> list[tuple[int, News]]:
-        """See :class:`benchmark.engines.schedule.Crew`."""
+        """Return the workers' messages with their numbers, after at most ``seconds``."""
         ray = self._ray
         ready, _ = ray.wait(list(self._busy), timeout=seconds)
         workers = {number: worker for worker, number in self._busy.values()}
@@ -168,7 +168,7 @@ class Cluster:
         return found
 
     def close(self) -> None:
-        """See :class:`benchmark.engines.schedule.Crew`."""
+        """Cancel all tasks, and end the mailbox."""
         with suppress(self._ray.exceptions.RayError):
             for task in self._busy:
                 self._ray.cancel(task, force=True)
@@ -177,23 +177,23 @@ class Cluster:
 
 
 class Mailbox:
-    """Where tasks leave what the driver shows."""
+    """Actor that holds the messages of tasks until the driver takes them."""
 
     def __init__(self) -> None:
         self._held: list[tuple[int, News]] = []
 
     def post(self, number: int, news: News) -> None:
-        """Leave something."""
+        """Leave a message of the task ``number``."""
         self._held.append((number, news))
 
     def take(self) -> list[tuple[int, News]]:
-        """Take everything out."""
+        """Take out all messages."""
         held, self._held = self._held, []
         return held
 
 
 _KEPT: dict[Any, Any] = {}
-"""Of a worker's process, from task to task."""
+"""Cache of a worker's process, kept from task to task."""
 
 
 def _task(job: Job, number: int, mailbox: Any, folder: str, nonce: str, threads: int) -> Done | Raised:

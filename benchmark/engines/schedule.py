@@ -1,4 +1,4 @@
-"""Which job is done next, by whom, and what happens when it fails or its worker dies."""
+"""Order of jobs: which is done next, by which worker, and what happens when it fails or its worker dies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from methods.errors import InputError
 from methods.training.progress import Report
 
 TRIES = 3
-"""Workers that may die of the same job."""
+"""Number of workers that may die of the same job."""
 _PATIENCE = 0.25
 """Seconds between two looks at the clock."""
 
@@ -29,7 +29,10 @@ class Crew(Protocol):
         ...
 
     def news(self, seconds: float) -> list[tuple[int, News]]:
-        """Return what workers said, after at most so many seconds; Done, Raised or Died is a worker's last word."""
+        """Return the workers' messages with their numbers, after at most ``seconds``.
+
+        The last message of a worker about a job is Done, Raised or Died.
+        """
         ...
 
     def close(self) -> None:
@@ -38,7 +41,7 @@ class Crew(Protocol):
 
 
 class Schedule:
-    """The jobs that are left; the next one is the first that comes after nothing undone."""
+    """Queue of the jobs that are left; the next one is the first whose predecessors (``after``) are all done."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self._waiting = list(jobs)
@@ -46,18 +49,18 @@ class Schedule:
         self._deaths: Counter[Hashable] = Counter()
 
     def next(self) -> Job | None:
-        """Take out the next job; None where all that are left wait for one in progress."""
+        """Remove and return the next job; None where all that are left wait for a job in progress."""
         for place, job in enumerate(self._waiting):
             if not job.after & self._undone:
                 return self._waiting.pop(place)
         return None
 
     def done(self, job: Job) -> None:
-        """Let go what waits for a job."""
+        """Mark a job as done, so that jobs that wait for it can be next."""
         self._undone.discard(job.name)
 
     def failed(self, job: Job) -> list[Job]:
-        """Take out all that would come after a job; return it."""
+        """Remove and return all jobs that wait for a failed one, directly or through others."""
         lost, left = [], []
         gone = {job.name}
         # A job stands behind what it comes after.
@@ -72,7 +75,7 @@ class Schedule:
         return lost
 
     def died(self, job: Job) -> bool:
-        """Put a job whose worker died back to the front; False where it has killed enough of them."""
+        """Put a job whose worker died back to the front; return False where :data:`TRIES` workers have died of it."""
         self._deaths[job.name] += 1
         if self._deaths[job.name] >= TRIES:
             return False
@@ -84,8 +87,8 @@ def carry_out(jobs: Sequence[Job], crew: Crew) -> Iterator[Finished]:
     """Let a crew do every job, with one view of all workers' progress; yield each job that ended.
 
     Args:
-        jobs: each behind those it comes after.
-        crew: is closed in the end.
+        jobs: jobs in an order in which each stands behind its predecessors.
+        crew: workers, which are ended at the end.
 
     Raises:
         InputError: a job refused its input, or could not write.

@@ -1,4 +1,4 @@
-"""The progress of all workers on stderr: live lines on a terminal, a plain line now and then elsewhere."""
+"""Progress of all workers on stderr: live lines on a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ class Running:
     job: Job
     began: float
     first: float | None = None
-    """Share that was done before: a training may resume."""
+    """Share that was done before this worker began, in [0, 1]: a training may resume; None: not reported yet."""
     report: Report | None = None
 
     @property
     def share(self) -> float:
-        """Share that is done."""
+        """Share of the job that is done, in [0, 1]."""
         return 0.0 if self.report is None else self.report.completed / max(1, self.report.total)
 
-    def hear(self, report: Report) -> None:
-        """Take in a report."""
+    def update(self, report: Report) -> None:
+        """Store a report of the worker."""
         self.report = report
         if self.first is None:
             self.first = self.share
 
     def left(self, now: float) -> float | None:
-        """Return the seconds that it still takes, going on as it has; None where it has not said yet."""
+        """Return the seconds left at the speed so far; None where there is no progress to tell it from."""
         gained = self.share - (self.first or 0.0)
         return None if gained <= 0 else (now - self.began) / gained * (1 - self.share)
 
 
 @dataclass
 class Forecast:
-    """How long the rest takes, from the jobs that are done and the shares of those in progress."""
+    """Forecast of the time left, from the jobs that are done and the shares of those in progress."""
 
     workers: int
     waiting: Counter[str] = field(default_factory=Counter)
-    """Of each kind, how many."""
+    """Kind of job -> number of jobs that wait."""
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """Of each kind, what those that are done took."""
+    """Kind of job -> seconds that each of the finished ones took."""
 
     def left(self, running: Iterable[Running], now: float) -> tuple[float, bool]:
-        """Return the seconds left, and whether something is known of every kind; if not, they are a lower bound."""
+        """Return the seconds left, and whether they are an estimate: with a kind unknown, they are a lower bound."""
         known = {kind: sum(took) / len(took) for kind, took in self.seconds.items() if took}
         rest: list[float] = []
         open_kinds = set()
@@ -74,9 +74,9 @@ class Forecast:
 
 
 class View:
-    """Shows what each worker does, and how far all of it is.
+    """Display of what each worker does, and of how much of everything is done.
 
-    A context: on a terminal, its lines are live as long as it is open, and what is written meanwhile goes above them.
+    It is a context manager: on a terminal, its lines are live while it is open, and other output goes above them.
     """
 
     def __init__(self, jobs: Sequence[Job], workers: int) -> None:
@@ -99,32 +99,32 @@ class View:
             self._live.stop()
 
     def began(self, worker: int, job: Job) -> None:
-        """A worker has begun a job."""
+        """Show that a worker has begun a job."""
         self._forecast.waiting[job.kind] -= 1
         self._running[worker] = Running(job, time.monotonic())
         if self._live is not None:
             self._lines[worker] = self._live.add_task(job.title, total=None, status="")
 
     def reported(self, worker: int, report: Report) -> None:
-        """A worker has said how far it is."""
-        self._running[worker].hear(report)
+        """Show a worker's progress."""
+        self._running[worker].update(report)
         if self._live is not None:
             line = self._lines[worker]
             self._live.update(line, total=report.total, completed=report.completed, status=report.status)
 
     def said(self, line: str) -> None:
-        """Show a line that stays."""
+        """Print a line that stays."""
         if self._live is not None:
             self._live.console.print(line, markup=False, highlight=False)
         else:
             print(line, file=sys.stderr, flush=True)
 
     def stopped(self, worker: int) -> None:
-        """A worker's job waits again."""
+        """Count a worker's job among those that wait again."""
         self._forecast.waiting[self._leave(worker).job.kind] += 1
 
     def ended(self, worker: int, skipped: Sequence[Job] = ()) -> None:
-        """A worker's job has ended, for good or ill; those skipped will not be done."""
+        """Count a worker's job as ended, successfully or not; the jobs ``skipped`` will not be done."""
         one = self._leave(worker)
         self._forecast.seconds[one.job.kind].append(time.monotonic() - one.began)
         self._done += 1
@@ -133,7 +133,7 @@ class View:
         self._total -= len(skipped)
 
     def refresh(self) -> None:
-        """Show the sum: always on a terminal, and elsewhere where it is time."""
+        """Show the state of everything: always on a terminal, elsewhere every :data:`LINE_SECONDS`."""
         now = time.monotonic()
         if self._live is not None:
             status = "" if self._done == self._total else self._eta(now)
@@ -164,7 +164,7 @@ class View:
 
 
 def duration(seconds: float) -> str:
-    """Return so many seconds as people say them."""
+    """Return a duration as people say it, such as "5 min 25 s"."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 5:
         return f"{round(seconds)} s"

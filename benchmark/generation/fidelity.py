@@ -1,7 +1,7 @@
 """FID, Inception Score and KID by torch-fidelity, each with a passport that says how the number came about.
 
-The same images get FIDs that differ by points, and by orders of magnitude where a library misreads them: values
-compare where extractor, counts, reference, rounding and resize are the same, so all of them are kept.
+The same images get FIDs that differ by points, and by orders of magnitude where a library misreads them. Values are
+comparable where extractor, counts, reference, rounding and resize are the same, so all of them are kept.
 
 FID is the squared Frechet distance between Gaussians fitted to features (Heusel et al. 2017, arXiv 1706.08500), the
 Inception Score exp E KL(p(y|x) | p(y)) (Salimans et al. 2016, arXiv 1606.03498), KID the unbiased squared MMD with a
@@ -43,25 +43,25 @@ from methods.training.pictures import rounded
 
 LIBRARY = f"torch-fidelity {version('torch-fidelity')}"
 INCEPTION = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-"""SHA-256 of the one Inception whose distances are called FID."""
+"""SHA-256 of the weights of the one Inception-v3 whose distances are called FID."""
 PLACE = "BENCHMARK_INCEPTION"
 """Environment variable that names the file of its weights."""
 FEWEST = 2048
 """Images below which values are biased so much that they compare with nothing."""
 _NAMES = (URL_INCEPTION_V3.rpartition("/")[2], "pt_inception-2015-12-05-6726825d.pth")
-"""The file as torch-fidelity calls it, and as pytorch-fid does; both hold the same bytes."""
+"""File names of these weights in torch-fidelity and in pytorch-fid; both files hold the same bytes."""
 _NETWORK = "trilemma-reference"
 _ROUNDING = "to the nearest of 256 levels"
 _SPLITS, _SUBSETS, _SUBSET, _SEED = 10, 100, 1000, 2020
-"""Of the Inception Score and of KID: what torch-fidelity and the field use."""
+"""Splits of the Inception Score, number and size of KID's subsets, and their seed: torch-fidelity's and the field's."""
 _PIECE = 1000
-"""Reference images whose features are stored at a time."""
+"""Number of reference images whose features are stored together."""
 
 Split = Literal["train", "test"]
 
 
 class _Network(FeatureExtractorBase):
-    """A reference network as torch-fidelity wants it: uint8 [B,C,H,W] to penultimate features and logits."""
+    """Reference network in torch-fidelity's form: images uint8 [B,C,H,W] to penultimate features and logits."""
 
     def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **_: object) -> None:
         super().__init__(name, features_list)
@@ -90,14 +90,14 @@ register_feature_extractor(_NETWORK, _Network)
 
 @dataclass(frozen=True)
 class Extractor:
-    """What turns images into the features that are compared."""
+    """Network that turns images into the features that are compared."""
 
     name: str
     digest: str
-    """SHA-256 of its weights file."""
+    """SHA-256 of the network's weights file."""
     resize: str
     rgb: bool
-    """It takes three channels; images with one have it repeated."""
+    """Whether the network takes three channels; images with one channel have it repeated."""
     device: torch.device
     module: FeatureExtractorBase
 
@@ -114,27 +114,27 @@ class Extractor:
 
 @dataclass(frozen=True)
 class Reference:
-    """The real images that generated ones are compared with."""
+    """Real images with which generated ones are compared."""
 
     split: Split
     images: Tensor
-    """uint8 [N,C,H,W]."""
+    """Images uint8 [N,C,H,W]."""
     digest: str
-    """SHA-256 of the images' own, in ascending order."""
+    """SHA-256 of the images' own SHA-256, in ascending order."""
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How close generated images come to real ones."""
+    """Distances between generated and real images."""
 
     fid: float
     inception_score: float | None
-    """None where it is not finite."""
+    """Inception Score; None where it is not finite."""
     inception_score_std: float | None
-    """Over the splits."""
+    """Standard deviation of the Inception Score over the splits."""
     kid: float
     kid_std: float
-    """Over the subsets."""
+    """Standard deviation of KID over the subsets."""
     passport: dict[str, Value]
     flags: list[str]
     """Reasons to doubt the numbers."""
@@ -209,9 +209,9 @@ def _digest(path: Path) -> str:
 
 
 def reference_images(dataset: Dataset, split: Split) -> Reference:
-    """Return a split as the field knows it: "train" is with the validation images that were taken out of it.
+    """Return a split of the data set as published: "train" includes the validation images that were taken out of it.
 
-    They are ordered by their own SHA-256, so that how many were taken out changes nothing.
+    The images are ordered by their own SHA-256, so that the size of the validation split changes nothing.
     """
     parts = [dataset.test] if split == "test" else [dataset.train, dataset.validation]
     images = torch.cat([levels(part.images).cpu() for part in parts])
@@ -224,12 +224,12 @@ def reference_images(dataset: Dataset, split: Split) -> Reference:
 def reference_features(
     extractor: Extractor, reference: Reference, store: Store, batch_size: int, part: Part | None = None
 ) -> Arrays:
-    """Return what the extractor makes of the reference images, computed once per store.
+    """Return the features and logits of the reference images, computed once per store.
 
     Args:
-        extractor: whose features.
-        reference: of which images.
-        store: where they are kept.
+        extractor: the network.
+        reference: the images.
+        store: keeps the features, in pieces.
         batch_size: images a forward pass.
         part: compute these pieces only, and leave them in the store.
 
@@ -258,7 +258,7 @@ def reference_features(
 
 
 def compare(extractor: Extractor, generated: Arrays, reference: Reference, real: Arrays) -> Fidelity:
-    """Compare what an extractor made of generated images with what it made of the reference images.
+    """Compare an extractor's features and logits of generated images with those of the reference images.
 
     Raises:
         InputError: fewer than two images of either kind.
@@ -304,7 +304,7 @@ def frechet(generated: Arrays, real: Arrays) -> float:
 
 
 def _inception_score(logits: Tensor) -> tuple[float | None, float | None, int]:
-    """Return score, deviation and number of splits: one where there are fewer images than splits."""
+    """Return score, standard deviation and number of splits, which is 1 where there are fewer images than splits."""
     splits = _SPLITS if len(logits) >= _SPLITS else 1
     found = isc_features_to_metric(logits, splits, True, _SEED)
     score, std = found[KEY_METRIC_ISC_MEAN], found[KEY_METRIC_ISC_STD]
@@ -312,7 +312,7 @@ def _inception_score(logits: Tensor) -> tuple[float | None, float | None, int]:
 
 
 def passport(extractor: Extractor, generated: Arrays, reference: Reference) -> dict[str, Value]:
-    """Return what a distance depends on besides the generated images themselves."""
+    """Return the settings that a distance depends on, besides the generated images themselves."""
     return {
         "extractor": extractor.name,
         "extractor_digest": extractor.digest,

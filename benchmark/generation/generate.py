@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmark.generation.chains import Chains, ChainSettings
-from benchmark.generation.reference_classifier import judge
+from benchmark.generation.reference_classifier import reference_classifier
 from benchmark.models.spec import DataSpec
 from benchmark.models.subject import Subject, from_checkpoint
 from methods.data import Dataset
@@ -182,9 +182,9 @@ def passport(
     """Return where generated images come from, and the share that an independent classifier gives the wanted class."""
     name = agreement = None
     with suppress(InputError):
-        arbiter = judge(dataset, subject.device)
-        name = arbiter.name
-        agreement = 100 * (arbiter.classify(made.images.to(subject.device)) == made.labels).double().mean().item()
+        classifier = reference_classifier(dataset, subject.device)
+        name = classifier.name
+        agreement = 100 * (classifier.classify(made.images.to(subject.device)) == made.labels).double().mean().item()
     chains = Chains(subject, ChainSettings(steps=settings.steps))
     return json.loads(
         json.dumps(

@@ -30,9 +30,9 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from benchmark.evaluation.shards import Shard, Shards, percent
-from benchmark.generation import reference_classifier as judges
+from benchmark.generation import reference_classifier
 from benchmark.generation.chains import Chains, ChainSettings, Energy
-from benchmark.generation.reference_classifier import Judge
+from benchmark.generation.reference_classifier import ReferenceClassifier
 from benchmark.results.entry import Measurement, Value
 from benchmark.results.store import Arrays
 from benchmark.specs.registry import Column
@@ -50,8 +50,8 @@ BUFFER = "buffer"
 Source = Literal["class_gaussian", "uniform", "pca", "buffer"]
 SOURCES: tuple[str, ...] = get_args(Source)
 """Where images come from, in the order in which they are shown."""
-_GOOD_JUDGE = 90
-"""Percent of test images below which the judge itself is in doubt."""
+_GOOD_CLASSIFIER = 90
+"""Accuracy, in percent, below which the reference classifier itself is in doubt."""
 _THUMBNAILS = "thumbnails_start_"
 """Arrays of the untouched starts that are compared, and not kept with the samples."""
 
@@ -88,12 +88,12 @@ COLUMNS = {
 
 
 def conditions(data: Shards) -> dict[str, Any]:
-    """Return what else decides the outcomes: training images, judge, buffer, and what the checkpoint says of itself."""
+    """Return what else decides the outcomes: training images, reference classifier, buffer and metadata."""
     dataset, subject, config = whole(data), data.subject, data.protocol.config(NAME)
     buffer = subject.buffer
     return {
         "train": dataset.train.digest,
-        "judge": judges.identity(dataset.name),
+        "judge": reference_classifier.identity(dataset.name),
         "buffer": None if buffer is None else hashlib.sha256(buffer.read_bytes()).hexdigest(),
         **Chains(subject, config).identity,
     }
@@ -106,7 +106,7 @@ def measure(data: Shards) -> Measurement:
     and ``_frechet_thumbnails`` to the training images; ``_agreement_start``, ``_energy_start`` and
     ``_frechet_thumbnails_start`` are those of the untouched starts, and ``energy_real`` is the mean energy of the
     test images themselves. The buffer's wanted classes are the model's own argmax; the i-th test image takes a
-    slot that depends on i alone. What needs a judge is None where there is none.
+    slot that depends on i alone. What needs a reference classifier is None where there is none.
 
     Per image: ``wanted`` (and ``wanted_buffer``), and for each source ``images_`` uint8 [C,H,W], ``judged_`` (class;
     -1 where the chain left the finite numbers) and ``energy_`` (NaN there), with ``judged_start_``, ``energy_start_``.
@@ -116,12 +116,12 @@ def measure(data: Shards) -> Measurement:
         FloatingPointError: the energy of a test image is not finite.
     """
     make, flags = _generator(data)
-    dataset, judge = whole(data), make.judge
+    dataset, classifier = whole(data), make.classifier
     arrays = data.map(make)
     values: dict[str, Value] = {
         **make.chains.passport,
-        "judge": None if judge is None else judge.name,
-        "judge_accuracy": None if judge is None else judge.accuracy(dataset.test),
+        "judge": None if classifier is None else classifier.name,
+        "judge_accuracy": None if classifier is None else classifier.accuracy(dataset.test),
         "energy_real": _mean(arrays["energy_real"]),
     }
     reference = reference_thumbnails(dataset.train.images)
@@ -181,11 +181,11 @@ def images(data: Shards, source: Source) -> Images:
 def _generator(data: Shards) -> tuple[_Generator, list[str]]:
     config, dataset = data.protocol.config(NAME), whole(data)
     flags: list[str] = []
-    judge = _judge(dataset, data.subject.device, flags)
+    classifier = _classifier(dataset, data.subject.device, flags)
     starts, buffer = _starts(config, dataset, data.subject.device, flags), _buffer(data, flags)
     if not starts and buffer is None:
         raise InputError(f"Nothing can be generated: {flags[-1]}")
-    return _Generator(data, Chains(data.subject, config), starts, buffer, judge), flags
+    return _Generator(data, Chains(data.subject, config), starts, buffer, classifier), flags
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class _Generator:
     chains: Chains
     starts: dict[str, Start]
     buffer: Tensor | None
-    judge: Judge | None
+    classifier: ReferenceClassifier | None
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -239,8 +239,8 @@ class _Generator:
         """Return energy and verdict on the rounded images of ``x``."""
         finite = x.isfinite().flatten(1).all(1)
         seen = {f"energy_{suffix}": _valued(energy, unit(images), y).where(finite, torch.nan)}
-        if self.judge is not None:
-            seen[f"judged_{suffix}"] = self.judge.classify(images).where(finite.cpu(), -1)
+        if self.classifier is not None:
+            seen[f"judged_{suffix}"] = self.classifier.classify(images).where(finite.cpu(), -1)
         return seen
 
 
@@ -256,9 +256,9 @@ def _valued(energy: Energy, x: Tensor, y: Tensor) -> Tensor:
     return energy(x, y)
 
 
-def _judge(dataset: Dataset, device: torch.device, flags: list[str]) -> Judge | None:
+def _classifier(dataset: Dataset, device: torch.device, flags: list[str]) -> ReferenceClassifier | None:
     try:
-        return judges.judge(dataset, device)
+        return reference_classifier.reference_classifier(dataset, device)
     except InputError as error:
         flags.append(str(error))
         return None
@@ -324,8 +324,10 @@ def _mean(energies: np.ndarray) -> float | None:
 def _doubts(values: dict[str, Value], arrays: Arrays) -> list[str]:
     doubts = []
     accuracy = values["judge_accuracy"]
-    if isinstance(accuracy, float) and accuracy < _GOOD_JUDGE:
-        doubts.append(f"The judge is right on {accuracy:.1f} % of the test images, which bounds what agreement says.")
+    if isinstance(accuracy, float) and accuracy < _GOOD_CLASSIFIER:
+        doubts.append(
+            f"The reference classifier is right on {accuracy:.1f} % of the test images, which bounds the agreement."
+        )
     if values["energy"] != "joint":
         doubts.append(f"The {values['energy']} energy knows no class: the wanted one comes from the start alone.")
     if values["mode"] == "train":

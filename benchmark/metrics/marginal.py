@@ -103,7 +103,7 @@ def measure(data: Shards) -> Measurement:
         robust, kept, heard = clean, x, []
         for name in attacks:
             start = time.perf_counter()
-            x_adv, y_adv, messages = autoattack.judged(name, subject, threat, shard, data.batch_size)
+            x_adv, y_adv, messages = autoattack.attack_and_classify(name, subject, threat, shard, data.batch_size)
             correct = y_adv == y
             arrays |= {
                 f"{_CORRECT}{name}": correct.cpu().numpy(),

@@ -27,8 +27,9 @@ from benchmark.attacks.masking_attacks import STREAM, ShardAttacks
 from benchmark.attacks.masking_checks import Count
 from benchmark.evaluation.shards import Result, Shard, Shards
 from benchmark.metrics import pgd, sweep
-from benchmark.models import probes, reference
-from benchmark.models.probes import Domain
+from benchmark.models import output_probes, reference
+from benchmark.models.input_domain import Domain, candidates, try_domains
+from benchmark.models.probes import FEW
 from benchmark.models.subject import Subject
 from benchmark.results.entry import Check, Measurement
 from benchmark.results.store import Arrays
@@ -96,7 +97,7 @@ def cross_check(results: Mapping[str, Result]) -> Measurement:
     pgd20, autoattack = (results[name].measurement for name in ("pgd20", "autoattack"))
     accuracies = cast(float, pgd20.values["accuracy"]), cast(float, autoattack.values["accuracy"])
     square = cast(float, autoattack.values["after_fab_t"]) - cast(float, autoattack.values["after_square"])
-    return masking_checks.extended(own, masking_checks.against_autoattack(*accuracies, autoattack.n, square))
+    return masking_checks.with_checks(own, masking_checks.against_autoattack(*accuracies, autoattack.n, square))
 
 
 def outcomes_and_checks(data: Shards, stated: ThreatModel | None = None) -> tuple[Arrays, list[Check]]:
@@ -107,10 +108,10 @@ def outcomes_and_checks(data: Shards, stated: ThreatModel | None = None) -> tupl
         stated: the threat model that the attacks are said to have, where that is another than the protocol's.
     """
     subject, model, first = data.subject, data.subject.model, next(iter(data))
-    x, y = first.x[: probes.FEW], first.y[: probes.FEW]
+    x, y = first.x[:FEW], first.y[:FEW]
     with torch.no_grad():
         subject.logits(x)  # refuses NaN, of which no probe makes sense
-    repeated, mixed = probes.noise(model, x), probes.batch_dependence(model, x)
+    repeated, mixed = output_probes.noise(model, x), output_probes.batch_dependence(model, x)
     reached = _reached(model, x[:1], y[:1])
 
     attacked: Arrays = {}
@@ -134,8 +135,8 @@ def outcomes_and_checks(data: Shards, stated: ThreatModel | None = None) -> tupl
         masking_checks.determinism(repeated.measured or 0.0, repeated.bound or 0.0),
         masking_checks.batch_dependence(mixed.measured or 0.0, mixed.bound or 0.0),
         masking_checks.batch_norm_mode(_broken(arrays, "clean", "batch_statistics")),
-        masking_checks.state(probes.state(model, x).measured or 0.0),
-        masking_checks.probabilities(probes.probabilities(model, x).severity == "problem"),
+        masking_checks.state(output_probes.state(model, x).measured or 0.0),
+        masking_checks.probabilities(output_probes.probabilities(model, x).severity == "problem"),
         _domain_check(data),
     ]
 
@@ -170,7 +171,7 @@ def _domain_check(data: Shards) -> Check:
     """Hold accuracy in [0,1] against that in every other domain."""
     chosen = slice(0, _DOMAIN_IMAGES)
     x, y = data.images.unit(chosen), data.images.labels[chosen]
-    given, *others = probes.try_domains(data.subject.model, x, y, _domains(data), data.batch_size)
+    given, *others = try_domains(data.subject.model, x, y, _domains(data), data.batch_size)
     rival = max(others, key=lambda trial: trial.accuracy)
     return masking_checks.input_domain(given.accuracy, rival.accuracy, rival.domain.name, rival.beats(given))
 
@@ -178,9 +179,9 @@ def _domain_check(data: Shards) -> Check:
 def _domains(data: Shards) -> tuple[Domain, ...]:
     """Return the domains to try, [0,1] first; the data set's own normalisation among them."""
     if data.dataset is None:
-        return probes.candidates(data.subject.image_shape[0])
+        return candidates(data.subject.image_shape[0])
     mean, std = (_rounded(values) for values in (data.dataset.mean, data.dataset.std))
-    return *probes.candidates(len(mean)), Domain("the data set's normalisation", mean, std)
+    return *candidates(len(mean)), Domain("the data set's normalisation", mean, std)
 
 
 def _rounded(values: Sequence[float]) -> tuple[Fraction, ...]:

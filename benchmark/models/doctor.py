@@ -14,21 +14,19 @@ from fractions import Fraction
 import torch
 from torch import nn
 
-from benchmark.models.probes import (
-    FEW,
+from benchmark.models.finding import Finding
+from benchmark.models.input_domain import (
     NORMALISED,
     PIXELS,
     Domain,
-    Finding,
     Trial,
     candidates,
+    domain_finding,
     expected,
-    input_noise,
-    judge_domain,
-    probe_behaviour,
-    probe_outputs,
     try_domains,
 )
+from benchmark.models.output_probes import input_noise
+from benchmark.models.probes import FEW, probe_behaviour, probe_outputs
 from benchmark.models.subject import Subject
 from benchmark.results.significance import wilson
 from methods.data import Dataset
@@ -142,7 +140,7 @@ def examine(
         with mode(network, training=False):
             trials = try_domains(network, x, y, domains)
             chosen = expected(trials)
-            findings += [judge_domain(trials), _accuracy(chosen, dataset.num_classes)]
+            findings += [domain_finding(trials), _accuracy(chosen, dataset.num_classes)]
             if stated is not None:
                 own = next(trial for trial in trials if trial.domain == stated)
                 findings.append(_statement(own, chosen))

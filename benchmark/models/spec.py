@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from benchmark.models import zoo
-from benchmark.models.subject import Subject, from_checkpoint, from_factory, from_zoo, make_model
+from benchmark.models.factory import from_factory, from_zoo, make_model
+from benchmark.models.subject import Subject, from_checkpoint
 from benchmark.specs.recipes import canonical
 from methods.data import Dataset, load
 from methods.errors import InputError

@@ -8,15 +8,15 @@ from typing import Any
 
 from torch import nn
 
-from benchmark.models.probes import Domain
+from benchmark.models.input_domain import Domain
 
 PREFIX = "timm:"
 _UNUSED_MOMENTUM = 0.1
-"""Of batch normalisations, which are evaluated with the statistics of the weights file."""
+"""Momentum of batch normalisations; unused, since they are evaluated with the statistics of the weights file."""
 
 
 def factory(name: str) -> Callable[..., nn.Module]:
-    """Return what makes timm's ``name``, with random weights and timm's normalisation of that model before it.
+    """Return a factory of timm's network ``name``, with random weights and timm's normalisation for it in front.
 
     The factory takes ``num_classes`` and ``image_shape`` and raises InputError where timm has no such model or it does
     not take such images. The names in its state dict are timm's own.

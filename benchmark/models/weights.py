@@ -1,4 +1,4 @@
-"""Weights files of strangers: read without running what they hold, and refused in one sentence."""
+"""Weights files from elsewhere: read without running what they hold, and refused in one sentence."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from benchmark.models.probes import reason
-from methods.errors import InputError
+from methods.errors import InputError, reason
 
 _SCALAR = np.float64().__reduce__()[0]
 HARMLESS: list[Any] = [
@@ -28,15 +27,15 @@ HARMLESS: list[Any] = [
     *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     codecs.encode,
 ]
-"""What training scripts save beside the weights, their arguments and numbers of NumPy; making it runs nothing."""
+"""Types that training scripts save beside the weights: arguments and NumPy numbers; making them runs no code."""
 _DEAD = "sub_block1."
-"""Weights that TRADES's wide residual network, and those made of it, hold and never use."""
+"""Prefix of weights that TRADES's wide residual network, and those made of it, hold and never use."""
 _SHOWN = 4
-"""Entries of a file that a sentence names."""
+"""Number of a file's entries that a sentence names."""
 
 
 def read(path: Path) -> Any:
-    """Return what a weights file holds: safetensors, or a torch file of tensors, plain containers and ``HARMLESS``.
+    """Return the content of a weights file: safetensors, or a torch file of tensors, plain containers and ``HARMLESS``.
 
     Raises:
         InputError: no such file, an HTML page in its place, pickled code, or no weights file.

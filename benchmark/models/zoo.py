@@ -1,23 +1,13 @@
-"""RobustBench (Croce et al. 2021), the one file that may import it: its zoo, its loader and its leaderboards.
-
-The release on PyPI, 1.1.1, does not import in an installation of today. Each function of BRIDGES makes what one import
-lacks, and is asked only where that is missing: a release or an installation that is whole is used as it is.
-"""
+"""RobustBench's model zoo (Croce et al. 2021): its models, from weights that are there already, by its own loader."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import io
-import logging
-import os
+import hashlib
+import json
 import shutil
-import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,69 +16,18 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from benchmark.models.probes import reason
+from benchmark.models.robustbench_import import imported, release
+from benchmark.models.subject import Subject, external
 from benchmark.models.weights import HARMLESS, contents, misfit, read, refuse_page
 from methods.data import Dataset
-from methods.errors import InputError, nearest
+from methods.errors import InputError, nearest, reason
 from methods.primitives.threat import ThreatModel
 
 DATASETS = {10: "cifar10", 100: "cifar100"}
-"""Classes -> the zoo's name of the data set with so many."""
+"""Number of classes -> the zoo's name of the data set with that many."""
 _IMAGE = (3, 32, 32)
 MODEL_DIR = Path("models")
-"""RobustBench's own: ``<dataset>/<norm>/<model id>.pt`` below it, relative to the working folder."""
-_TEMPLATE = """\
-<table id="{{ dataset }}_leaderboard_{{ threat_model }}">
-<tr><th>Rank</th><th>Method</th><th>Standard accuracy</th><th>AutoAttack robust accuracy</th>\
-<th>Best known robust accuracy</th><th>Potentially unreliable</th><th>Extra data</th><th>Architecture</th>\
-<th>Venue</th></tr>
-{%- for model in models %}
-<tr><td>{{ loop.index }}</td><td><a href="{{ model.link }}">{{ model.name }}</a>\
-{% if model.footnote is defined and model.footnote is not none %}<br>{{ model.footnote }}{% endif %}</td>\
-<td>{{ model.clean_acc }}%</td><td>{{ model[acc_field] }}%</td><td>{{ model.external or model[acc_field] }}%</td>\
-<td>{{ "unknown" if model.unreliable is not defined else "yes" if model.unreliable else "no" }}</td>\
-<td>{{ "yes" if model.additional_data else "no" }}</td><td>{{ model.architecture }}</td><td>{{ model.venue }}</td></tr>
-{%- endfor %}
-</table>
-"""
-
-
-@contextmanager
-def imported() -> Iterator[ModuleType]:
-    """Import RobustBench, with what its release lacks bridged.
-
-    The stand-ins are in ``sys.modules`` inside the ``with`` only: RobustBench binds the names it needs while it is
-    imported, and imports nothing later. What stays are its own modules and the networks it registers with timm, without
-    which its loader fails. Nothing is downloaded inside.
-
-    Raises:
-        InputError: it does not import for a reason that is not bridged.
-    """
-    stand_ins: dict[str, ModuleType] = {}
-    try:
-        # What it imports warns of its own deprecations.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for name, make in BRIDGES.items():
-                if _missing(name):
-                    stand_ins |= make()
-            sys.modules.update(stand_ins)
-            try:
-                import robustbench
-                import robustbench.leaderboard.template
-            except Exception as error:
-                raise InputError(f"robustbench {release()} does not import: {reason(error)}.") from error
-        with patch.object(robustbench.utils, "download_gdrive_new", _refuse_download):
-            yield robustbench
-    finally:
-        for name, module in stand_ins.items():
-            if sys.modules.get(name) is module:
-                del sys.modules[name]
-
-
-def release() -> str:
-    """Return the version of the RobustBench that is installed."""
-    return version("robustbench")
+"""Folder of the zoo's weights, RobustBench's default: ``<dataset>/<norm>/<model id>.pt`` below the working folder's."""
 
 
 def zoo_dataset(dataset: Dataset) -> str:
@@ -123,7 +62,11 @@ def model_ids(dataset: str, threat: ThreatModel) -> list[str]:
 def check(model_id: str, dataset: str, threat: ThreatModel, model_dir: Path = MODEL_DIR) -> list[Path]:
     """Return the weights files of a model of the zoo, which must be there.
 
-    Args and Raises: as :func:`load`, short of loading.
+    Args:
+        model_id, dataset, threat, model_dir: as for :func:`load`.
+
+    Raises:
+        InputError: the zoo has no such model, or its weights are not there or an HTML page.
     """
     with imported() as robustbench:
         known = _entries(robustbench, dataset, threat)
@@ -147,7 +90,8 @@ def load(model_id: str, dataset: str, threat: ThreatModel, model_dir: Path = MOD
         model_id: such as ``Wang2023Better_WRN-28-10``.
         dataset: one of RobustBench's names in DATASETS.
         threat: the threat model, of which the zoo knows the norm.
-        model_dir: as MODEL_DIR; timm's models have their weights in torch's hub folder, as RobustBench wants it.
+        model_dir: folder of the weights, laid out like MODEL_DIR; those of timm's models lie in torch's hub folder, as
+            RobustBench wants it.
 
     Returns:
         Images [B,C,H,W] in [0,1] to logits [B,K]; on the CPU and in eval mode.
@@ -160,13 +104,38 @@ def load(model_id: str, dataset: str, threat: ThreatModel, model_dir: Path = MOD
         return _loaded(robustbench, model_id, dataset, threat, model_dir, files)
 
 
+def from_zoo(model_id: str, threat: ThreatModel, model_dir: Path, dataset: Dataset, device: torch.device) -> Subject:
+    """Load a model of RobustBench's zoo and try it on a few test images.
+
+    Args:
+        model_id: id of the model in the zoo.
+        threat: the threat model, whose norm is part of its place in the zoo.
+        model_dir: folder of the weights, as for :func:`load`.
+        dataset: data set that the zoo's models classify, see :func:`zoo_dataset`.
+        device: where the model is evaluated.
+
+    Raises:
+        InputError: the zoo has no such model, it does not load, or the data are none of the zoo's.
+    """
+    of = zoo_dataset(dataset)
+    made_by = {"robustbench": release(), "model": f"{of}/{threat.norm}/{model_id}"}
+    return external(
+        model_id,
+        load(model_id, of, threat, model_dir).to(device).float(),
+        dataset,
+        device,
+        code=hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest(),
+        metadata=made_by,
+    )
+
+
 def load_exported(
     model_id: str, factory: Callable[[], nn.Module], weights: Path, dataset: str, threat: ThreatModel
 ) -> nn.Module:
     """Load a model that is not in the zoo yet by RobustBench's own loader, as if it were.
 
     Args:
-        model_id: what it is to be called there.
+        model_id: id that the model is to have in the zoo.
         factory: makes the network.
         weights: a torch file, as the submission has it.
         dataset: one of RobustBench's names in DATASETS.
@@ -186,186 +155,10 @@ def load_exported(
         return _loaded(robustbench, model_id, dataset, threat, Path(folder), [weights])
 
 
-def consume(model_info: Path, dataset: str, threat: ThreatModel) -> dict[str, str]:
-    """Run RobustBench's own generators on a folder of model_info files.
-
-    Args:
-        model_info: holds ``<dataset>/<norm>/<model id>.json``, under whatever name.
-        dataset: one of RobustBench's names in DATASETS.
-        threat: the threat model, of which RobustBench knows the norm.
-
-    Returns:
-        What each makes: ``list_available_models`` (Markdown), ``bibtex``, ``latex``, and ``leaderboard`` (HTML, by a
-        template of ours where the release lacks its own, whose table has the same fields).
-
-    Raises:
-        InputError: one fails; the sentence names it.
-    """
-    folder = Path(dataset) / threat.norm
-    ids = [path.stem for path in sorted((model_info / folder).glob("*.json"))]
-    if not ids:
-        raise InputError(f"There is no model_info file in {model_info / folder}.")
-    with imported() as robustbench, tempfile.TemporaryDirectory() as place:
-        shutil.copytree(model_info / folder, Path(place) / "model_info" / folder)
-        utils, template = robustbench.utils, robustbench.leaderboard.template
-        consumers: dict[str, Callable[[], Any]] = {
-            "list_available_models": lambda: utils.list_available_models(dataset, threat.norm),
-            "bibtex": lambda: "".join(sorted(utils.get_leaderboard_bibtex(dataset, threat.norm)[0])),
-            "latex": lambda: utils.get_leaderboard_latex(dataset, threat.norm),
-            "leaderboard": lambda: template.generate_leaderboard(dataset, threat.norm, "model_info"),
-        }
-        made = {}
-        # They look for ./model_info, list what is in the zoo, and print.
-        with (
-            contextlib.chdir(place),
-            registered(robustbench, dict.fromkeys(ids, nn.Identity), dataset, threat),
-            patch.object(template, "PackageLoader", _with_template(template.PackageLoader)),
-        ):
-            for name, consumer in consumers.items():
-                with contextlib.redirect_stdout(io.StringIO()) as printed:
-                    try:
-                        made[name] = consumer() or printed.getvalue()
-                    except Exception as error:
-                        raise InputError(
-                            f"RobustBench's {name} fails on {model_info / folder}: {reason(error)}."
-                        ) from error
-        return made
-
-
 def clean_accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Return RobustBench's own clean accuracy, in [0,1], of images x [N,C,H,W] in [0,1] with labels y [N]."""
     with imported() as robustbench:
         return robustbench.utils.clean_accuracy(model, x, y)
-
-
-def pkg_resources() -> dict[str, ModuleType]:
-    """``pkg_resources`` left setuptools with release 82; RobustBench asks it for the path of one of its own files."""
-
-    def resource_filename(package: str, resource: str) -> str:
-        return os.path.join(os.path.dirname(str(sys.modules[package].__file__)), resource)
-
-    return {"pkg_resources": _module("pkg_resources", resource_filename=resource_filename)}
-
-
-def autoattack() -> dict[str, ModuleType]:
-    """``autoattack`` is not on PyPI; ``pyautoattack``, which is, has the same attacks under other arguments."""
-    import pyautoattack
-    import pyautoattack.state
-
-    from benchmark.attacks.autoattack import contained
-
-    class AutoAttack(pyautoattack.AutoAttack):
-        """The arguments and the answer of ``autoattack``; the device must be named, because the defaults differ."""
-
-        def __init__(
-            self,
-            model: nn.Module,
-            norm: Any = "Linf",
-            eps: float = 0.3,
-            seed: int | None = None,
-            verbose: bool = True,
-            attacks_to_run: Any = (),
-            version: Any = "standard",
-            *,
-            device: torch.device | str,
-            log_path: str | None = None,
-        ) -> None:
-            attacks = list(attacks_to_run) or None
-            super().__init__(
-                model, norm=norm, eps=eps, seed=seed, attacks=attacks, version=version, device=torch.device(device)
-            )
-            self.handlers = [logging.StreamHandler(sys.stdout)] if verbose else []
-            self.handlers += [logging.FileHandler(log_path, delay=True)] if log_path else []
-
-        def run_standard_evaluation(
-            self,
-            x_orig: Tensor,
-            y_orig: Tensor,
-            bs: int = 250,
-            return_labels: bool = False,
-            state_path: Path | None = None,
-        ) -> Any:
-            logger = logging.getLogger("auto-attack")
-            with contained() as messages:
-                logger.handlers += self.handlers
-                logger.setLevel(logging.DEBUG)
-                found = super().run_standard_evaluation(x_orig, y_orig, batch_size=bs, state_path=state_path)
-            for handler in self.handlers:
-                handler.close()
-            for message in messages:
-                warnings.warn(message, stacklevel=2)
-            return found if return_labels else found[0]
-
-    return {"autoattack": _module("autoattack", AutoAttack=AutoAttack), "autoattack.state": pyautoattack.state}
-
-
-def gdown() -> dict[str, ModuleType]:
-    """``gdown`` is pinned to an old release; it downloads weights, which is never done here."""
-    return {"gdown": _module("gdown", download=_refuse_download)}
-
-
-def timm_layers() -> dict[str, ModuleType]:
-    """``timm.models.layers`` is deprecated and to go; its layers are in ``timm.layers``."""
-    import timm.layers
-
-    return {"timm.models.layers": timm.layers}
-
-
-def timm_helpers() -> dict[str, ModuleType]:
-    """``timm.models.helpers`` is deprecated and to go; its builders are in ``timm.models``."""
-    import timm.models
-
-    return {"timm.models.helpers": timm.models}
-
-
-def timm_registry() -> dict[str, ModuleType]:
-    """``timm.models.registry`` is deprecated and to go; its decorator is in ``timm.models``."""
-    import timm.models
-
-    return {"timm.models.registry": timm.models}
-
-
-BRIDGES: dict[str, Callable[[], dict[str, ModuleType]]] = {
-    "pkg_resources": pkg_resources,
-    "autoattack": autoattack,
-    "gdown": gdown,
-    "timm.models.layers": timm_layers,
-    "timm.models.helpers": timm_helpers,
-    "timm.models.registry": timm_registry,
-}
-"""Module that RobustBench imports -> what makes a stand-in for it, and for its own submodules, where it is missing."""
-
-
-def _missing(name: str) -> bool:
-    if sys.modules.get(name) is not None:
-        return False
-    try:
-        return importlib.util.find_spec(name) is None
-    except (ImportError, ValueError):
-        return True
-
-
-def _module(name: str, **attributes: Any) -> ModuleType:
-    module = ModuleType(name)
-    vars(module).update(attributes)
-    return module
-
-
-def _refuse_download(*_: Any, **__: Any) -> None:
-    raise InputError("Weights of RobustBench's zoo are not downloaded here; place them where its loader looks.")
-
-
-def _with_template(loader: type[Any]) -> type[Any]:
-    """Return a loader of RobustBench's template of its HTML leaderboards, which its wheel lacks, or else of ours."""
-
-    class Loader(loader):
-        def get_source(self, environment: Any, template: str) -> Any:
-            try:
-                return super().get_source(environment, template)
-            except LookupError:
-                return _TEMPLATE, None, None
-
-    return Loader
 
 
 def _entries(robustbench: ModuleType, dataset: str, threat: ThreatModel) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """RobustBench's record of one model, `model_info/<dataset>/<threat>/<ModelID>.json`, for the norms Linf and L2.
 
-The form is the one of the files in RobustBench/robustbench at 78fcc9e: numbers are text, and what is not known is left
-out. RobustBench checks none of it, and its generators fail in ways of their own on what does not fit: they crash, or
-show "None%", or the wrong sign. So all of it is checked here.
+The format is that of the files in RobustBench/robustbench at 78fcc9e: numbers are text, and unknown values are left
+out. RobustBench does not validate them, and on a value of another form its generators crash, or show "None%" or the
+wrong sign. So everything is checked here.
 """
 
 from __future__ import annotations
@@ -74,40 +74,40 @@ def _link(text: str) -> str:
 Line = Annotated[str, AfterValidator(_line)]
 Percent = Annotated[str, AfterValidator(_percent)]
 Absent = BeforeValidator(_given)
-"""Of a key that may be left out, and may not be null."""
+"""Validator of a key that may be left out, but may not be null."""
 
 
 class Rehearsal(Strict):
-    """The record of a model of any data set at any eps, for trying RobustBench's code on it."""
+    """Record of a model of any data set at any eps, for trying RobustBench's code on it."""
 
     link: Annotated[str, AfterValidator(_link)]
     name: Line
     """Title of the paper."""
     authors: Line
-    """Separated by ", "."""
+    """Names, separated by ", "."""
     additional_data: bool
     """Whether it was trained on more *real* images; synthetic ones belong in the footnote."""
     number_forward_passes: Annotated[int, Field(ge=1)]
-    """More than 1 for ensembles."""
+    """Number of forward passes for a prediction: more than 1 for ensembles."""
     dataset: str
     venue: Annotated[Line, AfterValidator(_venue)]
-    """Its first word and its last one, the year, go into the bibliography, which skips "N/A"."""
+    """Venue and year; the first word and the year go into the bibliography, which skips "N/A"."""
     architecture: Line
     eps: Annotated[str, AfterValidator(_eps)]
     clean_acc: Percent
     reported: Annotated[str, AfterValidator(lambda text: text and _percent(text))]
-    """The paper's own robust accuracy; empty where it has none."""
+    """Robust accuracy that the paper reports; empty where it reports none."""
     autoattack_acc: Percent
     external: Annotated[Percent | None, Absent] = None
-    """The best known robust accuracy, by whatever attack; left out where AutoAttack's is."""
+    """Best known robust accuracy by any attack; left out where that is AutoAttack's."""
     footnote: Annotated[Line | None, Absent] = None
-    """HTML, because the leaderboard prints it as it is."""
+    """Footnote in HTML, because the leaderboard prints it as it is."""
     unreliable: Annotated[bool | None, Absent] = None
-    """Whether AutoAttack's number is in doubt; left out where that is unknown. A null would be shown as a no."""
+    """Whether AutoAttack's number is in doubt; left out where that is unknown, since a null would be shown as "no"."""
 
 
 class ModelInfo(Rehearsal):
-    """The record of a model of one of RobustBench's data sets."""
+    """Record of a model of one of RobustBench's data sets."""
 
     dataset: Literal["cifar10", "cifar100", "imagenet"]
 
@@ -118,7 +118,7 @@ def percent(value: float) -> str:
 
 
 def check_id(model_id: str) -> str:
-    """Return a model's ID.
+    """Return a model's ID unchanged, or refuse it.
 
     Raises:
         InputError: it has not RobustBench's form.
@@ -133,7 +133,7 @@ def check_id(model_id: str) -> str:
 
 
 def write(path: Path, record: Rehearsal) -> None:
-    """Write a record as RobustBench's files are: in this order, indented by two, without a null.
+    """Write a record in the layout of RobustBench's files: keys in this order, indented by two, without a null.
 
     Raises:
         InputError: the file cannot be written.

@@ -27,14 +27,15 @@ from torch import Tensor
 
 from benchmark.evaluation import bundle, evidence
 from benchmark.evaluation.verify import ROUNDING, CheckResult, measured_on, verify
-from benchmark.models import probes
+from benchmark.models import output_probes
+from benchmark.models.probes import FEW
 from benchmark.models.subject import weights_digest
 from benchmark.results.entry import Entry, read_entry, unpack
-from benchmark.robustbench import model_info
+from benchmark.robustbench import architecture_file, model_info
 from benchmark.robustbench import submission_files as files
 from benchmark.robustbench import submission_proof as proof
+from benchmark.robustbench.claim import Claim, Paper
 from benchmark.robustbench.model_info import LEADERBOARDS, Rehearsal
-from benchmark.robustbench.submission_files import Claim, Paper
 from benchmark.specs import protocol as protocols
 from benchmark.specs.protocol import Protocol
 from methods.backbones import BackboneConfig
@@ -47,16 +48,17 @@ from methods.training.config import overlay
 
 _NEEDED = ("clean", "autoattack")
 _STOCHASTIC, _ADAPTED = ("randomized defense", "draws noise"), ("dynamic defense",)
-"""Words by which flags say so: AutoAttack's, and those of :mod:`benchmark.models.probes`."""
+"""Words in flags that mark a model as stochastic, and as adapting to its input: those of AutoAttack and of
+:mod:`benchmark.models.output_probes`."""
 _QUICK = {"cifar10": 70.0, "cifar100": 45.0}
-"""Accuracies in percent that RobustBench's quick test asks for."""
+"""Data set -> the least clean accuracy, in percent, that RobustBench's quick test accepts."""
 _TOLERANCE = 0.05
-"""Points between a model's accuracy and its record that RobustBench's slow test allows."""
+"""Difference, in percentage points, between a model's accuracy and its record that RobustBench's slow test allows."""
 
 
 @dataclass(frozen=True)
 class Kit:
-    """What was written, and what the proof found."""
+    """A kit that was written, with its proof."""
 
     folder: Path
     rehearsal: str | None
@@ -84,7 +86,7 @@ def export(
     Args:
         entry_file: the entry.
         model_id: in RobustBench's form, such as ``Wang2023Better_WRN-28-10``.
-        paper: what the entry does not know.
+        paper: details of the paper.
         checkpoint: weights file or run folder; None: the copy beside the entries.
         output: the folder to write; None: ``submissions/<model_id>``.
         device: where accuracies are counted; None: the CPU, where logits are compared in any case.
@@ -107,7 +109,7 @@ def export(
         raise InputError(f"{found.path} does not hold the weights that the entry {entry_file} is of.")
     loaded: dict[tuple[str, int | None], Dataset] = {}
     dataset = measured_on(entry, data, loaded)
-    steady = probes.noise(found.model, dataset.test.unit(slice(0, probes.FEW)))
+    steady = output_probes.noise(found.model, dataset.test.unit(slice(0, FEW)))
     if not steady.fine:
         raise InputError(f"RobustBench takes deterministic models alone: {steady.sentence}.")
 
@@ -172,7 +174,7 @@ def _accepted(entry: Entry, where: str) -> Protocol:
 
 
 def _flagged(entry: Entry, words: tuple[str, ...]) -> str | None:
-    """Return the first flag with one of some words in it."""
+    """Return the first flag of an entry that contains one of ``words``; None where there is none."""
     flags = [*entry.subject.flags, *(flag for found in entry.measurements.values() for flag in found.flags)]
     return next((flag.rstrip(".") for flag in flags if any(word in flag for word in words)), None)
 
@@ -181,11 +183,11 @@ def _write(folder: Path, claim: Claim, record: Rehearsal, log: str, found: Check
     """Write every file but the proof, and return the SHA-256 of each."""
     config = overlay(BackboneConfig(), found.metadata["backbone"], "backbone")
     state = {name: value.detach().clone().contiguous() for name, value in found.model.state_dict().items()}
-    weights, place = f"{claim.model_id}.pt", files.record_path(claim)
+    weights, place = f"{claim.model_id}.pt", claim.record_path
     write(folder / weights, lambda temporary: torch.save(state, temporary))
     model_info.write(folder / place, record)
     texts = {
-        f"{claim.module}.py": files.architecture(claim, found.model, config),
+        f"{claim.module}.py": architecture_file.source(claim, found.model, config),
         "zoo_entry.py": files.zoo_entry(claim),
         "issue.md": files.issue(claim, _digest(folder / weights)),
         "autoattack.log": log,
@@ -235,7 +237,7 @@ def _proof(folder: Path, claim: Claim, found: Checkpoint, dataset: Dataset, devi
         torch.save({"x": x, "y": y, "logits": logits}, place / "images.pt")
         record = place / "model_info" / claim.dataset / claim.threat.norm / f"{claim.model_id}.json"
         record.parent.mkdir(parents=True)
-        shutil.copyfile(folder / files.record_path(claim), record)
+        shutil.copyfile(folder / claim.record_path, record)
         command = [sys.executable, "-P", proof.__file__, work]
         finished = subprocess.run(command, cwd=work, capture_output=True, text=True)
         if finished.returncode:

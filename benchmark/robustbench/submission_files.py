@@ -1,153 +1,33 @@
-"""The files of a submission kit for RobustBench, as text: pure functions of an entry and of what its author adds."""
+"""Text files of a submission kit for RobustBench: pure functions of a claim."""
 
 from __future__ import annotations
 
-import ast
 import html
-import inspect
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from types import ModuleType
-from typing import get_args
-
-import numpy as np
 
 from benchmark.attacks.autoattack import STREAM
 from benchmark.attacks.cascade import STANDARD
-from benchmark.results.entry import Entry, unpack
-from benchmark.robustbench.model_info import LEADERBOARDS, ModelInfo, Rehearsal, percent
-from benchmark.specs.protocol import Protocol
+from benchmark.results.entry import Entry
+from benchmark.robustbench.claim import Claim
+from benchmark.robustbench.model_info import ModelInfo, Rehearsal, percent
 from benchmark.specs.schema import checked
-from methods import errors
-from methods.backbones import classifier, resnet, wide_resnet
-from methods.backbones.classifier import TIMM_PREFIX, BackboneConfig, Classifier
-from methods.data.catalogue import slug
-from methods.errors import InputError
-from methods.primitives import splitting
 from methods.primitives.random import derive
-from methods.primitives.threat import ThreatModel
 
 _NO_AUTHORS, _NO_LINK = "N/A", "https://robustbench.github.io/"
-"""Of a rehearsal."""
+"""Authors and link of a rehearsal that names none."""
 GDRIVE_ID = "TO BE FILLED IN"
-"""Until the weights are there: RobustBench refuses None."""
+"""Placeholder until the weights are uploaded: RobustBench refuses None."""
 _REPOSITORY = "https://github.com/RobustBench/robustbench"
-_FAMILIES = {
-    "wrn": "WideResNet",
-    "jem-wrn": "JEM WideResNet",
-    "swish-wrn": "WideResNet-SiLU",
-    "resnet": "ResNet",
-    "preact-resnet": "PreActResNet",
-    "resnet-highres": "ResNet-highres",
-}
 _ARCHITECTURES = f"{_REPOSITORY}/tree/master/robustbench/model_zoo/architectures"
 _TITLES = dict(zip(STANDARD, ("APGD-CE", "APGD-T", "FAB-T", "Square"), strict=True))
-
-
-@dataclass(frozen=True)
-class Paper:
-    """What an entry does not know of the paper that its model is submitted with."""
-
-    title: str
-    authors: str | None = None
-    """Separated by ", "; only a rehearsal does without."""
-    url: str | None = None
-    """Only a rehearsal does without."""
-    venue: str | None = None
-    """Such as "ICML 2024"."""
-    reported: float | None = None
-    """The paper's own robust accuracy, in percent."""
-    footnote: str | None = None
-    """Plain text."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A model, what was measured of it and what its author says, ready to be written down."""
-
-    model_id: str
-    entry: Entry
-    protocol: Protocol
-    paper: Paper
-
-    @property
-    def threat(self) -> ThreatModel:
-        """The threat model."""
-        return ThreatModel.parse(self.entry.threat)
-
-    @property
-    def rehearsal(self) -> str | None:
-        """What every file says at its top where RobustBench has no leaderboard for the data set; else None."""
-        if any(dataset == self.entry.dataset for dataset, _ in LEADERBOARDS):
-            return None
-        return (
-            f"REHEARSAL, NOT FOR SUBMISSION: measured on {self.entry.dataset} at {self.entry.threat}, "
-            "for which RobustBench has no leaderboard."
-        )
-
-    @property
-    def dataset(self) -> str:
-        """RobustBench's name of the data set; a rehearsal plays CIFAR-10."""
-        return "cifar10" if self.rehearsal else self.entry.dataset
-
-    @property
-    def module(self) -> str:
-        """Name of the architecture's Python module."""
-        return re.sub(r"\W", "_", self.model_id).lower()
-
-    @property
-    def factory(self) -> str:
-        """Name of the class in it that makes the model, without arguments."""
-        return re.sub(r"\W", "_", self.model_id) + "Net"
-
-    @property
-    def eps(self) -> str:
-        """The radius, as RobustBench writes it."""
-        return self.entry.threat.partition(":")[2]
-
-    @property
-    def doubts(self) -> str | None:
-        """Why AutoAttack's number may not be believed, in words; None where the masking court cleared it."""
-        court, flags = self.entry.measurements.get("masking"), self.entry.measurements["autoattack"].flags
-        if court is None or court.status == "failed":
-            found = ["No masking court sat on this model."]
-        else:
-            verdict = court.values.get("verdict") or "none, because the model is at chance"
-            found = [] if verdict == "clear" else [f"The masking court's verdict is: {verdict}."]
-        return " ".join([*found, *(f"AutoAttack's number is flagged: {flag.rstrip('.')}." for flag in flags)]) or None
-
-    @property
-    def external(self) -> str | None:
-        """The best known robust accuracy, where PGD-20 breaks images that AutoAttack leaves robust; else None."""
-        autoattack, pgd = (self.entry.measurements.get(name) for name in ("autoattack", "pgd20"))
-        if autoattack is None or pgd is None or "accuracy" not in pgd.verdicts:
-            return None
-        both = np.logical_and(*(unpack(found.verdicts["accuracy"], found.n) for found in (autoattack, pgd)))
-        worst = percent(100 * float(both.mean()))
-        return None if worst == self.accuracy("autoattack") else worst
-
-    def accuracy(self, metric: str, value: str = "accuracy") -> str:
-        """Return an accuracy as RobustBench writes it; errors as :meth:`number`."""
-        return percent(self.number(metric, value))
-
-    def number(self, metric: str, value: str) -> float:
-        """Return a number of the entry.
-
-        Raises:
-            InputError: the entry lacks it.
-        """
-        found = self.entry.measurements[metric].values.get(value)
-        if not isinstance(found, int | float):
-            raise InputError(f'The measurement {metric} of the entry has no number "{value}".')
-        return float(found)
+"""Attack -> its name in AutoAttack's own log."""
 
 
 def record(claim: Claim) -> Rehearsal:
     """Return RobustBench's record of the model.
 
     Raises:
-        InputError: the author's part has not its form.
+        InputError: the details of the paper have not the form that RobustBench needs.
     """
     paper, title = claim.paper, claim.paper.title
     year = next(iter(re.findall(r"\d{4}", claim.model_id)), "")
@@ -159,7 +39,7 @@ def record(claim: Claim) -> Rehearsal:
         "number_forward_passes": 1,
         "dataset": claim.entry.dataset,
         "venue": paper.venue or (f"Rehearsal {year}" if claim.rehearsal else "N/A"),
-        "architecture": architecture_name(claim),
+        "architecture": claim.architecture,
         "eps": claim.eps,
         "clean_acc": claim.accuracy("clean"),
         "reported": "" if paper.reported is None else percent(paper.reported),
@@ -174,88 +54,8 @@ def record(claim: Claim) -> Rehearsal:
     return checked(Rehearsal if claim.rehearsal else ModelInfo, content, "RobustBench's record of the model")
 
 
-def architecture_name(claim: Claim) -> str:
-    """Return the network's name as RobustBench shows it, such as ``WideResNet-28-10`` or ``PreActResNet-18``."""
-    name = claim.entry.subject.architecture
-    for own, shown in _FAMILIES.items():
-        name = re.sub(f"^{own}-(?=[0-9])", f"{shown}-", name)
-    return name.removeprefix(TIMM_PREFIX)
-
-
-def architecture(claim: Claim, model: Classifier, config: BackboneConfig) -> str:
-    """Return the source of a module that needs nothing of this project, with a class that makes the model.
-
-    It consists of the source that made the model here, so that it cannot drift from it.
-    """
-    mean, std = ([float(value) for value in buffer.flatten()] for buffer in (model.mean, model.std))
-    sources = [_Source(errors, ("InputError",)), _Source(splitting), _Source(wide_resnet)]
-    sources.append(_Source(classifier, ("Classifier",)))
-    if config.architecture.startswith(TIMM_PREFIX):
-        from methods.backbones import timm_adapter
-
-        sources += [_Source(errors, ("nearest",)), _Source(timm_adapter)]
-        name = config.architecture.removeprefix(TIMM_PREFIX)
-        network = f'timm_network("{name}", {model.num_classes}, {model.image_shape}, {config.norm_momentum})'
-    elif config.architecture in get_args(resnet.Shape):
-        sources.append(_Source(resnet))
-        network = (
-            f'ResNet("{config.architecture}", {config.widen}, {model.image_shape[0]}, {model.num_classes}, '
-            f"{config.norm_momentum})"
-        )
-    else:
-        network = (
-            f'WideResNet("{config.architecture}", {config.depth}, {config.widen}, {model.image_shape[0]}, '
-            f'{model.num_classes}, "{config.norm}", {config.norm_momentum}, {config.energy_head})'
-        )
-    parts = [
-        f'{_comment(claim)}"""{claim.model_id}: {architecture_name(claim)}, with its input normalisation.\n\n'
-        'Trilemma (MIT licence) wrote it from the source that trained the model.\n"""\n\n'
-        + "\n".join(["from __future__ import annotations", "", *_imports(sources)]),
-        *(text for source in sources for text in source.definitions.values()),
-        f"class {claim.factory}(Classifier):\n"
-        f'    """The network as it was trained: images [B,C,H,W] in [0,1] to logits."""\n\n'
-        "    def __init__(self) -> None:\n"
-        f"        network = {network}\n"
-        f"        super().__init__(network, {model.num_classes}, {model.image_shape}, {mean}, {std})",
-    ]
-    return "\n\n\n".join(parts) + "\n"
-
-
-class _Source:
-    """What stands in a module below its imports, or the definitions named alone."""
-
-    def __init__(self, module: ModuleType, names: tuple[str, ...] = ()) -> None:
-        text = inspect.getsource(module)
-        lines, self.statements = text.splitlines(), ast.parse(text).body
-        self.definitions: dict[ast.stmt, str] = {}
-        for node in self.statements[1:]:  # below the docstring
-            named = not names or getattr(node, "name", None) in names
-            if named and not isinstance(node, ast.Import | ast.ImportFrom):
-                self.definitions[node] = "\n".join(lines[node.lineno - 1 : node.end_lineno])
-
-
-def _imports(sources: Sequence[_Source]) -> list[str]:
-    """Return the imports of the modules, this project's left out, that their definitions need."""
-    used = {
-        name.id
-        for source in sources
-        for node in source.definitions
-        for name in ast.walk(node)
-        if isinstance(name, ast.Name)
-    }
-    whole, parts = set[str](), dict[str, set[str]]()
-    for node in (node for source in sources for node in source.statements):
-        if isinstance(node, ast.Import):
-            whole |= {f"import {alias.name}" for alias in node.names if alias.name in used}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] != "methods":
-            needed = {ast.unparse(alias) for alias in node.names if (alias.asname or alias.name) in used}
-            parts.setdefault(node.module, set()).update(needed)
-    named = [f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(parts.items()) if names]
-    return [*sorted(whole), *named]
-
-
 def zoo_entry(claim: Claim) -> str:
-    """Return what is pasted into ``robustbench/model_zoo/<dataset>.py``."""
+    """Return the lines to paste into ``robustbench/model_zoo/<dataset>.py``."""
     return (
         f"{_comment(claim)}"
         f"# For robustbench/model_zoo/{claim.dataset}.py: the import, and the entry for the dict "
@@ -272,15 +72,15 @@ def issue(claim: Claim, digest: str) -> str:
     """Return RobustBench's issue template "New Model(s)", filled in, under its title.
 
     Args:
-        claim: what is submitted.
-        digest: SHA-256 of the file of the weights.
+        claim: the model to submit.
+        digest: SHA-256 of the weights file.
     """
     entry, paper = claim.entry, claim.paper
     reported = "" if paper.reported is None else f" (the paper reports {percent(paper.reported)}%)"
-    known, court = claim.external, entry.measurements.get("masking")
+    known, masking = claim.external, entry.measurements.get("masking")
     doubts = (
-        f"The masking court, which sat on the first {court.n if court else 0} images, found nothing, and nothing is "
-        "flagged: `unreliable` is false in the JSON."
+        f"The masking checks on the first {masking.n if masking else 0} images are clear, and nothing is flagged: "
+        "`unreliable` is false in the JSON."
     )
     if claim.doubts:
         doubts = f"{claim.doubts} So `unreliable` is left out of the JSON, which the leaderboard shows as Unknown."
@@ -298,7 +98,7 @@ def issue(claim: Claim, digest: str) -> str:
         "",
         "## Model 1",
         "",
-        f"- **Architecture**: {architecture_name(claim)}",
+        f"- **Architecture**: {claim.architecture}",
         f"- **Dataset**: {entry.dataset}",
         f"- **Threat Model**: {claim.threat.norm}",
         f"- **eps**: {claim.eps}",
@@ -325,7 +125,7 @@ def issue(claim: Claim, digest: str) -> str:
 
 
 def autoattack_log(claim: Claim) -> str:
-    """Return what the entry has on AutoAttack: accuracies in cascade, seeds, versions, and its warnings verbatim."""
+    """Return AutoAttack's log, from the entry: accuracies after each attack, seeds, versions, and warnings verbatim."""
     entry, found = claim.entry, claim.entry.measurements["autoattack"]
     size, root = claim.protocol.shard, claim.protocol.seed
     starts = range(0, entry.data.n, size)
@@ -360,11 +160,11 @@ def autoattack_log(claim: Claim) -> str:
 
 
 def readme(claim: Claim) -> str:
-    """Return what to do with each file of the kit."""
+    """Return the kit's README: what to do with each file."""
     lines = [
         f"# {claim.model_id}",
         "",
-        f"{claim.paper.title}: {architecture_name(claim)} on {claim.entry.dataset} at {claim.entry.threat}.",
+        f"{claim.paper.title}: {claim.architecture} on {claim.entry.dataset} at {claim.entry.threat}.",
         "",
         f"1. `issue.md`: open an [issue New Model(s)]({_REPOSITORY}/issues/new/choose) with this title",
         "   and text. Say where checkpoint and code are to be found, and tick what you agree to.",
@@ -372,7 +172,7 @@ def readme(claim: Claim) -> str:
         "3. For a pull request, which spares the maintainers the work:",
         f"   - `{claim.module}.py`, the architecture, goes to `robustbench/model_zoo/architectures/`;",
         f"   - `zoo_entry.py` goes into `robustbench/model_zoo/{claim.dataset}.py`, with the Google Drive ID;",
-        f"   - `{record_path(claim)}` goes to the same place there.",
+        f"   - `{claim.record_path}` goes to the same place there.",
         "4. `autoattack.log`, how the robust accuracy was measured: attach it to the issue.",
         "5. `proof.json`, what RobustBench's own code made of these files, and their SHA-256, is for you.",
         "",
@@ -381,11 +181,6 @@ def readme(claim: Claim) -> str:
     if claim.rehearsal:
         lines[3:3] = ["", "Nothing of this is to be sent to RobustBench. With an entry of CIFAR it would be done so:"]
     return _banner(claim) + "\n".join(lines) + "\n"
-
-
-def record_path(claim: Claim) -> str:
-    """Return where RobustBench keeps the record of the model."""
-    return f"model_info/{slug(claim.entry.dataset)}/{claim.threat.norm}/{claim.model_id}.json"
 
 
 def _version(entry: Entry, package: str) -> str:

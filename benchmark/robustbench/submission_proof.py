@@ -1,4 +1,4 @@
-"""The half of a kit's proof that needs a fresh process: ``python -P submission_proof.py FOLDER``.
+"""Half of a kit's proof, which needs a fresh process: ``python -P submission_proof.py FOLDER``.
 
 The kit's architecture file has to make the model with nothing of this project in the process, which is why the project
 is imported only after that, and from the place that the job names. FOLDER holds job.json and images.pt; what was found
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 OWN = ("benchmark", "methods")
 """Packages of this project."""
 FEW = 200
-"""Images of RobustBench's own quick test."""
+"""Number of images of RobustBench's own quick test."""
 
 
 def factory(job: dict[str, Any]) -> Callable[[], nn.Module]:
@@ -36,7 +36,7 @@ def factory(job: dict[str, Any]) -> Callable[[], nn.Module]:
 
 @torch.no_grad()
 def compared(model: nn.Module, images: dict[str, Tensor]) -> dict[str, Any]:
-    """Hold the model's logits on the first images against those of the checkpoint."""
+    """Compare the model's logits on the first images with those of the checkpoint."""
     logits = model(images["x"][:FEW])
     return {
         "equal": torch.equal(logits, images["logits"]),
@@ -69,14 +69,14 @@ def robustbench(job: dict[str, Any], images: dict[str, Tensor]) -> dict[str, Any
 
 def consumers(job: dict[str, Any], images: dict[str, Tensor]) -> dict[str, Any]:
     """Give the record to every generator of RobustBench."""
-    from benchmark.models.zoo import consume
+    from benchmark.robustbench.generators import consume
     from methods.primitives.threat import ThreatModel
 
     return {"texts": consume(Path(job["model_info"]), job["dataset"], ThreatModel.parse(job["threat"]))}
 
 
 def main(folder: Path) -> None:
-    """Take the steps, each of which may break without the next."""
+    """Take all steps; one that fails does not stop the next."""
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     images = torch.load(folder / "images.pt", weights_only=True)
     torch.set_num_threads(job["threads"])

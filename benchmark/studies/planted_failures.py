@@ -36,6 +36,7 @@ NOISE = 0.1
 FREQUENCY_STEP = 0.25
 """Quantisation step of the cosine coefficients, which an orthonormal transform leaves in pixel units."""
 STALE = 0.9
+"""Weight of an untrained network's statistics in those of batch normalisation."""
 NEIGHBOURS = 0.5
 """Share of the batch's mean logits that is taken from each image's."""
 
@@ -45,7 +46,7 @@ class Unplantable(InputError):
 
 
 class _Wrapper(nn.Module):
-    """A network of its own inside; subclasses say what goes wrong around it."""
+    """Network with something wrong around it, which subclasses define."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -82,7 +83,7 @@ class KWTA(_Wrapper):
 
 
 class _WinnersTakeAll(TorchFunctionMode):
-    """Replaces activations wherever they are called, since networks call them as functions and as modules."""
+    """Replacement of activations wherever they are called, since networks call them as functions and as modules."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -193,13 +194,13 @@ class Failure:
 
     name: str
     meaning: str
-    """One line."""
+    """Description in one line."""
     caught_by: tuple[str, ...]
     """Masking checks (:mod:`benchmark.attacks.masking_checks`), any of which should catch it."""
     wrap: Callable[[nn.Module], nn.Module] = _unchanged
-    """Takes a network for its own, and may change it; Unplantable where this one is unfit."""
+    """Network -> the network with the failure, which may change it; raises Unplantable where this one is unfit."""
     radius: Fraction = Fraction(1)
-    """Share of the stated eps that the attacks get: 1, unless the evaluation is what fails."""
+    """Share of the stated eps that the attacks get: 1, unless the failure is one of the evaluation."""
 
 
 FAILURES = (

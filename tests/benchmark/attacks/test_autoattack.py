@@ -55,7 +55,10 @@ def direct(name: str, model: nn.Module, threat: ThreatModel, seed: int) -> Any:
 
 
 @pytest.mark.parametrize("name", autoattack.NAMES)
-@pytest.mark.parametrize(("kind", "threat"), [("linear", "Linf:0.02"), ("convolutional", "L2:0.2")])
+@pytest.mark.parametrize(
+    ("kind", "threat"),
+    [("linear", "Linf:0.02"), pytest.param("convolutional", "L2:0.2", marks=pytest.mark.slow)],
+)
 def test_verdicts_are_those_of_the_package_alone(toy: Any, name: str, kind: str, threat: str) -> None:
     made = toy(images=12)
     model = made.model() if kind == "linear" else convolutional()
@@ -94,7 +97,7 @@ def test_hopeless_images_and_a_single_image_are_attacked_all_the_same(toy: Any, 
     made = toy(images=3, wrong=2)
     shard = Shard(0, made.dataset.test.unit(), made.dataset.test.labels, root=0)
     threat = ThreatModel.parse("Linf:0.2")
-    x_adv, y_adv, _ = autoattack.judged(name, made.subject(), threat, shard, 100, queries=QUERIES)
+    x_adv, y_adv, _ = autoattack.attack_and_classify(name, made.subject(), threat, shard, 100, queries=QUERIES)
     assert not (y_adv == shard.y).any()
     assert torch.equal(x_adv[:2], shard.x[:2])
 

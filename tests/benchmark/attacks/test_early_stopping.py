@@ -1,4 +1,4 @@
-"""Spared attacks: the package's verdicts from fewer forward passes, on a network this project trained."""
+"""Early stopping of attacks: the package's verdicts from fewer forward passes, on a network this project trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
-from benchmark.attacks.early_stopping import Tally, separable, spare
+from benchmark.attacks.early_stopping import QueryCount, separable, stop_early
 from benchmark.evaluation.runner import exact
 from benchmark.models.subject import Subject, from_checkpoint
 from methods import data
@@ -19,7 +19,12 @@ from methods.primitives.threat import ThreatModel
 
 WEIGHTS = Path(__file__).parents[3] / "leaderboards" / "digits" / "weights" / "c2474ab6b91aac6e.safetensors"
 """PGD-AT on the digits: a third of the images is broken by APGD, a few by FAB-T alone, most by nothing."""
-ATTACKS = {"apgd_ce": "apgd-ce", "apgd_dlr": "apgd-dlr", "apgd_t": "apgd-t", "fab_t": "fab-t", "square": "square"}
+ATTACKS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square")
+STANDARD = ["apgd-ce", "apgd-t", "fab-t", "square"]
+LINF, L2 = "Linf:0.15", "L2:0.6"
+CASES = [*(([name], LINF) for name in ATTACKS), (STANDARD, L2)]
+"""Every attack alone, and the cascade, each with one norm; ``THOROUGH`` has the other one."""
+THOROUGH = [*(([name], L2) for name in ATTACKS), (STANDARD, LINF)]
 IMAGES = 12
 
 
@@ -69,18 +74,19 @@ class Counted(nn.Module):
         return self.model(x)
 
 
-@pytest.mark.parametrize("threat", ["Linf:0.15", "L2:0.6"])
-@pytest.mark.parametrize("attacks", [[name] for name in ATTACKS.values()] + [["apgd-ce", "apgd-t", "fab-t", "square"]])
+@pytest.mark.parametrize(
+    ("attacks", "threat"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in THOROUGH)]
+)
 def test_verdicts_are_those_of_the_untouched_package(
     subject: Subject, images: tuple[Tensor, Tensor], attacks: list[str], threat: str
 ) -> None:
     x, y = images
-    alone, spared = (Counted(subject.model) for _ in range(2))
+    alone, stopped = (Counted(subject.model) for _ in range(2))
     package, ours = (attacker(subject.model, threat, attacks) for _ in range(2))
     for part in (package.apgd, package.apgd_targeted):
         part.model = alone
     package.fab.predict = package.square.predict = alone
-    tally = spare(ours, spared)
+    count = stop_early(ours, stopped)
 
     theirs, seen_by_them = package.run_standard_evaluation(x, y, batch_size=IMAGES)
     found, seen = ours.run_standard_evaluation(x, y, batch_size=IMAGES)
@@ -95,15 +101,15 @@ def test_verdicts_are_those_of_the_untouched_package(
     if attacks == ["square"]:
         assert torch.equal(found, theirs)
     if (attacks, threat[:2]) != (["square"], "L2"):  # which finds a new point at every query
-        assert tally.spared > 0
-        assert spared.rows < alone.rows
+        assert count.skipped > 0
+        assert stopped.rows < alone.rows
 
 
 def test_a_run_ends_when_every_image_is_broken(subject: Subject, images: tuple[Tensor, Tensor]) -> None:
     x, y = images
     for attacks in (["apgd-ce"], ["fab-t"]):
         ours, network = attacker(subject.model, "Linf:0.9", attacks, 100), Counted(subject.model)
-        spare(ours, network)
+        stop_early(ours, network)
         _, seen = ours.run_standard_evaluation(x, y, batch_size=IMAGES)
         assert not (seen == y).any()
         assert network.rows < 20 * IMAGES
@@ -119,32 +125,31 @@ def test_images_that_the_exact_network_classifies_correctly_are_attacked_on(
         return subject.model(points).roll(1, 1)
 
     believed = attacker(subject.model, "Linf:0.15", ["apgd-ce", "apgd-t", "square"])
-    tally = spare(believed, liar, subject.model)
+    count = stop_early(believed, liar, subject.model)
     found, seen = believed.run_standard_evaluation(x, y, batch_size=IMAGES)
     assert (subject.model(found).argmax(1) == seen).all()
-    owners = tally.owners(ThreatModel.parse("Linf:0.15"), x)
+    owners = count.owners(ThreatModel.parse("Linf:0.15"), x)
     assert owners[seen == y].any()
     assert (seen == y).any()
 
 
 def test_the_same_network_twice_changes_no_verdict(subject: Subject, images: tuple[Tensor, Tensor]) -> None:
     x, y = images
-    attacks = ["apgd-ce", "apgd-t", "fab-t", "square"]
-    once, twice = (attacker(subject.model, "Linf:0.15", attacks) for _ in range(2))
-    spare(once, subject.model)
-    tally = spare(twice, subject.model, subject.model)
+    once, twice = (attacker(subject.model, LINF, STANDARD, iterations=3) for _ in range(2))
+    stop_early(once, subject.model)
+    count = stop_early(twice, subject.model, subject.model)
     first, second = (made.run_standard_evaluation(x, y, batch_size=IMAGES)[1] for made in (once, twice))
     assert first.tolist() == second.tolist()
-    assert tally.refuted == []
+    assert count.refuted == []
 
 
 def test_refuted_points_belong_to_the_nearest_image() -> None:
     x = torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
-    tally = Tally(refuted=[torch.full((1, 2, 2), 0.6), torch.full((1, 2, 2), 0.45)])
-    assert tally.owners(ThreatModel.parse("Linf:0.1"), x).tolist() == [False, True, False]
+    count = QueryCount(refuted=[torch.full((1, 2, 2), 0.6), torch.full((1, 2, 2), 0.45)])
+    assert count.owners(ThreatModel.parse("Linf:0.1"), x).tolist() == [False, True, False]
 
 
-def test_networks_that_draw_noise_or_mix_images_cannot_be_spared(
+def test_networks_that_draw_noise_or_mix_images_cannot_be_stopped_early(
     subject: Subject, images: tuple[Tensor, Tensor]
 ) -> None:
     x, _ = images

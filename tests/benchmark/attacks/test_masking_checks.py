@@ -1,4 +1,4 @@
-"""The court's checks on made numbers: each passes where it should and fails where it should."""
+"""Masking checks on made numbers: each passes where it should and fails where it should."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def count(images: int, n: int = 100) -> Count:
 
 
 @pytest.mark.parametrize(
-    ("innocent", "guilty"),
+    ("honest", "masked"),
     [
         (lambda: masking_checks.unbounded(count(2)), lambda: masking_checks.unbounded(count(25))),
         (lambda: masking_checks.large_radius(count(1), 0.25), lambda: masking_checks.large_radius(count(40), 1.2)),
@@ -67,8 +67,8 @@ def count(images: int, n: int = 100) -> Count:
         ),
     ],
 )
-def test_check_tells_innocent_from_guilty_numbers(innocent: Make, guilty: Make) -> None:
-    passed, failed = innocent(), guilty()
+def test_check_tells_honest_from_masked_numbers(honest: Make, masked: Make) -> None:
+    passed, failed = honest(), masked()
     assert passed.name == failed.name
     assert (passed.passed, failed.passed) == (True, False)
     for check in (passed, failed):
@@ -207,13 +207,13 @@ def measurement(*checks: Check) -> Measurement:
 
 def test_checks_of_other_metrics_join_the_verdict() -> None:
     found = measurement(masking_checks.square(count(1)))
-    clear = masking_checks.extended(found, masking_checks.against_autoattack(43.0, 40.0, 300, 0.0))
+    clear = masking_checks.with_checks(found, masking_checks.against_autoattack(43.0, 40.0, 300, 0.0))
     assert clear.values == {"verdict": "clear", "failed": 0, "applied": 4, "batch_size": 100}
     assert len(clear.checks) == 4
-    guilty = masking_checks.extended(found, masking_checks.against_autoattack(90.0, 13.4, 300))
-    assert guilty.values["verdict"] == "suspect: AutoAttack gain"
-    assert len(guilty.flags) == 1
-    chance = masking_checks.extended(
+    masked = masking_checks.with_checks(found, masking_checks.against_autoattack(90.0, 13.4, 300))
+    assert masked.values["verdict"] == "suspect: AutoAttack gain"
+    assert len(masked.flags) == 1
+    chance = masking_checks.with_checks(
         measurement(masking_checks.at_chance(masking_checks.square(count(1)))),
         masking_checks.against_autoattack(15, 0, 300),
     )

@@ -87,6 +87,7 @@ def test_nothing_outlives_a_caller_that_stops(jobs: Jobs, tmp_path: Path) -> Non
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.xdist_group("kills")
 def test_killed_worker_loses_nothing(grid: Any, alone: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """kill -9 while networks are trained: the entries are those of one process that nobody disturbed."""
     with grid.killing(tmp_path, lambda: [child.pid for child in multiprocessing.active_children()]) as killed:
@@ -96,6 +97,7 @@ def test_killed_worker_loses_nothing(grid: Any, alone: Path, tmp_path: Path, cap
     assert grid.numbers(tmp_path) == grid.numbers(alone)
 
 
+@pytest.mark.xdist_group("kills")
 def test_finished_grid_needs_no_worker(grid: Any, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(alone, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr("benchmark.engines.local.Processes", lambda *_: pytest.fail("a worker was started"))

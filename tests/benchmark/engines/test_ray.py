@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import os
 import socket
 import subprocess
@@ -11,15 +12,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from benchmark.cli import main
 from benchmark.engines import Engine
 from benchmark.engines import ray as cluster
 from methods.errors import InputError
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'trilemma[cluster]'")
+pytestmark = pytest.mark.xdist_group("ray")
 
 ROOT = Path(__file__).resolve().parents[3]
+WEIGHTS = ROOT / "leaderboards" / "digits" / "weights" / "c2474ab6b91aac6e.safetensors"
 PATIENCE = 120.0
 Jobs = Callable[..., list[Any]]
 Left = Callable[[], dict[str, str]]
@@ -109,6 +114,25 @@ def ray_workers() -> list[int]:
     return found
 
 
+def test_cluster_measures_what_one_process_does(two: Engine, tmp_path: Path) -> None:
+    """Two parts and their assembly, on two workers; how a dead worker's job is done again is shown above."""
+    found = []
+    for name, engine in (("alone", ()), ("ray", ("--engine", "ray", "--workers", "2"))):
+        out = tmp_path / f"{name}.json"
+        few = ["--dataset", "digits", "--metrics", "clean,pgd20", "--limit", "150", "--device", "cpu"]
+        places = ["--runs", str(tmp_path / name), "--json", str(out)]
+        with pytest.raises(SystemExit) as stop:
+            main(["evaluate", "--checkpoint", str(WEIGHTS), *few, *places, *engine])
+        assert not stop.value.code
+        metrics = json.loads(out.read_text())["metrics"]
+        found.append({metric: values["accuracy"] for metric, values in metrics.items()})
+        arrays = {path.parent.name: np.load(path) for path in (tmp_path / name).glob("measurements/*/samples-150.npz")}
+        found.append({key: held["correct"].tolist() for key, held in arrays.items()})
+    assert len(found[1]) == 2
+    assert found[:2] == found[2:]
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="finds the workers in /proc")
 def test_killed_worker_loses_nothing(
     two: Engine, grid: Any, alone: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -138,12 +162,13 @@ def test_no_cluster_is_one_sentence() -> None:
     )
 
 
-def test_something_else_at_the_address_is_one_sentence() -> None:
+def test_something_else_at_the_address_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.disconnect()
+    monkeypatch.setattr(cluster, "_PATIENCE", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        assert refused("--engine", "ray", "--address", address).startswith(
-            f"Error: No Ray cluster answers at {address};"
-        )
+        with pytest.raises(InputError, match=f"^No Ray cluster answers at {address};"):
+            cluster.connect(address, 1)
 
 
 @pytest.mark.parametrize("address", ["", "nowhere", "host:port", "ray://", "127.0.0.1:99999"])

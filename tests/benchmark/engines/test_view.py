@@ -20,7 +20,7 @@ Jobs = Callable[..., list[Any]]
 def running(job: Any, began: float, *reports: tuple[int, int]) -> Running:
     one = Running(job, began)
     for completed, total in reports:
-        one.hear(Report("", completed, total))
+        one.update(Report("", completed, total))
     return one
 
 

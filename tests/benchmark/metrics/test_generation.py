@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from benchmark.evaluation.runner import evaluate
 from benchmark.evaluation.shards import Shards
-from benchmark.generation import reference_classifier as judges
-from benchmark.generation.reference_classifier import Judge
+from benchmark.generation import reference_classifier
+from benchmark.generation.reference_classifier import ReferenceClassifier
 from benchmark.metrics import generation
 from benchmark.models.subject import Subject
 from benchmark.results.entry import Measurement
@@ -62,15 +62,19 @@ def starts_of(dataset: Dataset, name: str = "uniform") -> Tensor:
 
 
 @pytest.fixture
-def judged(monkeypatch: pytest.MonkeyPatch, toy: Any) -> None:
-    """Let the toy's own weights judge."""
+def classified(monkeypatch: pytest.MonkeyPatch, toy: Any) -> None:
+    """Let the toy's own weights be the reference classifier."""
     weight = toy().weight
 
     def classify(images: Tensor) -> Tensor:
         return ((images.float() / 255 - 0.5).flatten(1) @ weight).argmax(1)
 
-    monkeypatch.setattr(judges, "judge", lambda dataset, device: Judge("the toy itself", classify))
-    monkeypatch.setattr(judges, "identity", lambda dataset: "toy")
+    monkeypatch.setattr(
+        reference_classifier,
+        "reference_classifier",
+        lambda dataset, device: ReferenceClassifier("the toy itself", classify),
+    )
+    monkeypatch.setattr(reference_classifier, "identity", lambda dataset: "toy")
 
 
 @pytest.mark.parametrize("source", ["class_gaussian", "uniform", "pca"])
@@ -112,7 +116,7 @@ def test_density_is_sampled_by_its_own_chains_unless_the_protocol_insists(
 
 
 def test_long_chains_end_in_the_corner_of_the_wanted_class(
-    toy: Any, generating: Protocols, store: Store, judged: None
+    toy: Any, generating: Protocols, store: Store, classified: None
 ) -> None:
     made = toy()
     result, samples = measured(made.subject(), made.dataset, generating(steps=40, step_size=1000.0), store)
@@ -143,21 +147,23 @@ def test_starts_are_compared_with_training_images_and_not_kept(toy: Any, generat
     assert set(samples) == wanted
 
 
-def test_without_a_judge_agreement_is_not_measured(toy: Any, generating: Protocols, store: Store) -> None:
+def test_without_a_reference_classifier_agreement_is_not_measured(
+    toy: Any, generating: Protocols, store: Store
+) -> None:
     result, _ = measured(toy().subject(), toy().dataset, generating(), store)
     for name in ("uniform_agreement", "uniform_agreement_start", "judge", "judge_accuracy"):
         assert result.values[name] is None
-    assert result.flags == ["There is no judge for this data set."]
+    assert result.flags == ["There is no reference classifier for this data set."]
 
 
-def test_doubtful_judge_is_flagged(
+def test_doubtful_reference_classifier_is_flagged(
     toy: Any, generating: Protocols, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    constant = Judge("constant", lambda images: torch.zeros(len(images), dtype=torch.int64))
-    monkeypatch.setattr(judges, "judge", lambda dataset, device: constant)
+    constant = ReferenceClassifier("constant", lambda images: torch.zeros(len(images), dtype=torch.int64))
+    monkeypatch.setattr(reference_classifier, "reference_classifier", lambda dataset, device: constant)
     flags = measured(toy().subject(), toy().dataset, generating(), store)[0].flags
     assert len(flags) == 1
-    assert flags[0].startswith("The judge is right on ")
+    assert flags[0].startswith("The reference classifier is right on ")
 
 
 def test_marginal_energy_leads_all_classes_one_way(toy: Any, generating: Protocols, store: Store) -> None:
@@ -295,7 +301,7 @@ def test_nothing_to_generate_from_fails_in_one_sentence(toy: Any, generating: Pr
 
 
 def test_chains_that_leave_the_finite_numbers_are_flagged(
-    toy: Any, generating: Protocols, store: Store, judged: None
+    toy: Any, generating: Protocols, store: Store, classified: None
 ) -> None:
     class Kinked(nn.Module):
         def __init__(self, inner: nn.Module) -> None:
@@ -345,7 +351,7 @@ def test_buffer_s_chains_are_not_the_first_ones(toy: Any, generating: Protocols,
 
 
 def test_buffer_is_taken_as_it_is_each_chain_once(
-    toy: Any, generating: Protocols, buffered: Any, store: Store, judged: None
+    toy: Any, generating: Protocols, buffered: Any, store: Store, classified: None
 ) -> None:
     result, samples = measured(buffered(), toy().dataset, generating(), store)
     images = samples["images_buffer"]

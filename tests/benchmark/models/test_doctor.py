@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from benchmark.models import reference
 from benchmark.models.doctor import REMEDIES, Diagnosis, equivalent, examine, render
-from benchmark.models.probes import BYTES, NORMALISED, PIXELS, SYMMETRIC, Domain
-from benchmark.models.subject import make_model
+from benchmark.models.factory import make_model
+from benchmark.models.input_domain import BYTES, NORMALISED, PIXELS, SYMMETRIC, Domain
 from methods.data import Dataset, ImageSet, load
 from methods.errors import InputError
 

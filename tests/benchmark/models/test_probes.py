@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.models import probes
-from benchmark.models.probes import BYTES, NORMALISED, PIXELS, SYMMETRIC, Domain, Trial, probe, try_domains
+from benchmark.models.gradient_probes import finite_differences, gradients, saturated_logits
+from benchmark.models.input_domain import (
+    BYTES,
+    NORMALISED,
+    SYMMETRIC,
+    Domain,
+    domain_finding,
+    expected,
+    input_domain,
+    try_domains,
+)
+from benchmark.models.output_probes import input_noise, noise
+from benchmark.models.probes import probe
 from methods.backbones import BackboneConfig, build
 
 K = 4
@@ -292,10 +302,10 @@ def test_expected_domain_is_found_and_its_conversion_cures(
     mean, std = (torch.tensor([float(v) for v in part]).view(-1, 1, 1) for part in (domain.mean, domain.std))
     model = Then(network, before=lambda v: v * std.to(v) + mean.to(v)).eval()
     trials = try_domains(model, x, y)
-    finding = probes.judge_domain(trials)
+    finding = domain_finding(trials)
     assert finding.severity == "problem"
     assert f"expects inputs {'in' if domain.name[0] == '[' else 'after'} {domain.name}, not [0,1]" in finding.sentence
-    assert probes.expected(trials).accuracy == pytest.approx(100 * 62 / 64)
+    assert expected(trials).accuracy == pytest.approx(100 * 62 / 64)
     assert found(model, x, y) == {"input domain": "problem"}
     assert found(domain.before(model), x, y) == {}
 
@@ -303,7 +313,7 @@ def test_expected_domain_is_found_and_its_conversion_cures(
 def test_ties_of_flat_images_are_no_wrong_gradients(network: nn.Module, x: Tensor) -> None:
     flat = x.clone()
     flat[:, :, :, :5] = 0
-    assert probes.finite_differences(network, flat, network(flat).argmax(1)).fine
+    assert finite_differences(network, flat, network(flat).argmax(1)).fine
 
 
 def test_detached_part_that_the_gradient_knows_nothing_of_is_found(x: Tensor) -> None:
@@ -311,57 +321,31 @@ def test_detached_part_that_the_gradient_knows_nothing_of_is_found(x: Tensor) ->
     torch.manual_seed(2)
     seen, hidden = (nn.Linear(192, K) for _ in range(2))
     model = Then(nn.Flatten(), lambda v: seen(v) + 0.5 * hidden(v.detach()))
-    finding = probes.finite_differences(model, x, torch.zeros(len(x), dtype=torch.long))
+    finding = finite_differences(model, x, torch.zeros(len(x), dtype=torch.long))
     assert finding.severity == "problem"
     assert finding.measured is not None
     assert finding.measured > 0.3
 
 
-def test_of_domains_as_good_as_equal_the_first_is_expected() -> None:
-    def trial(domain: Domain, right: int) -> Trial:
-        return Trial(domain, torch.arange(100) < right)
-
-    trials = [trial(PIXELS, 30), trial(SYMMETRIC, 70), trial(NORMALISED[0], 90), trial(NORMALISED[1], 91)]
-    assert probes.expected(trials).domain == NORMALISED[0]
-    assert probes.expected([*trials, trial(NORMALISED[2], 95)]).domain == NORMALISED[2]
-    assert probes.expected([trial(PIXELS, 90), *trials[1:]]).domain == PIXELS
-
-
 def test_domains_that_the_images_cannot_tell_apart_are_named(network: nn.Module, x: Tensor, y: Tensor) -> None:
     model = Then(network, before=lambda v: v * 0.247 + 0.48).eval()
-    sentence = probes.input_domain(model, x, y).sentence
+    sentence = input_domain(model, x, y).sentence
     assert "these images do not tell it from" in sentence
     assert sum(domain.name in sentence for domain in NORMALISED) >= 2
     assert BYTES.name not in sentence
 
 
-@pytest.mark.parametrize(("won", "lost", "beats"), [(9, 0, False), (10, 0, True), (20, 6, False), (20, 2, True)])
-def test_a_domain_must_win_by_more_than_binomial_noise(won: int, lost: int, beats: bool) -> None:
-    """Sums of binomial coefficients: 2^-10 < 1e-3 < 2^-9; P(20 of 26) = 4.7e-3; P(20 of 22) = 6.1e-5."""
-    first = torch.tensor([True] * won + [False] * lost + [True, False])
-    second = torch.tensor([False] * won + [True] * lost + [True, False])
-    assert Trial(SYMMETRIC, first).beats(Trial(PIXELS, second)) is beats
-    tail = sum(math.comb(won + lost, k) for k in range(lost + 1)) / 2 ** (won + lost)
-    assert (tail < probes.ALPHA) is beats
-
-
-def test_conversion_of_bytes_is_exact() -> None:
-    pixels = (torch.arange(256) / 255).view(1, 1, 16, 16)
-    assert torch.equal(BYTES(pixels).flatten(), torch.arange(256.0))
-    assert torch.equal(SYMMETRIC(pixels), 2 * pixels - 1)
-
-
 @pytest.mark.parametrize("sigma", [0.005, 0.02])
 def test_noise_on_the_input_is_measured_in_pixels(network: nn.Module, x: Tensor, sigma: float) -> None:
     model = Then(network, before=lambda x: x + sigma * torch.randn_like(x)).eval()
-    assert probes.input_noise(model, x) == pytest.approx(sigma, rel=0.15)
-    assert "Gaussian noise of sigma" in probes.noise(model, x[:16]).sentence
+    assert input_noise(model, x) == pytest.approx(sigma, rel=0.15)
+    assert "Gaussian noise of sigma" in noise(model, x[:16]).sentence
 
 
 def test_share_of_images_without_gradient_is_measured(network: nn.Module, x: Tensor, y: Tensor) -> None:
     half = torch.arange(len(x)).view(-1, 1, 1, 1) % 2
     model = Then(network, before=lambda v: torch.where(half.bool(), v, v.detach()))
-    finding = probes.gradients(model, x, y)
+    finding = gradients(model, x, y)
     assert (finding.severity, finding.measured) == ("problem", 0.5)
 
 
@@ -370,7 +354,7 @@ def test_saturation_begins_where_probabilities_underflow(network: nn.Module, x: 
     for gap, severity in ((80.0, "fine"), (90.0, "problem")):
         logits = torch.tensor([0.0, -gap, -500.0, -500.0], requires_grad=True)
         model = Then(network, lambda z, logits=logits: 0 * z + logits)
-        assert probes.saturated_logits(model, x).severity == severity
+        assert saturated_logits(model, x).severity == severity
         F.cross_entropy(logits[None], torch.tensor([0])).backward()
         assert logits.grad is not None
         assert (float(logits.grad.abs().max()) < torch.finfo(torch.float32).tiny) is (severity == "problem")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmark.models.subject import from_factory, make_model
+from benchmark.models.factory import from_factory, make_model
 from benchmark.models.timm_model import factory
 from methods.data import Dataset, ImageSet
 from methods.errors import InputError

@@ -1,4 +1,4 @@
-"""Weights files of strangers: what is read, what is refused, and how what a file holds is said."""
+"""Weights files from elsewhere: what is read, what is refused, and how what a file holds is said."""
 
 from __future__ import annotations
 

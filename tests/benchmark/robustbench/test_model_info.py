@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from jinja2 import DictLoader
 
-from benchmark.models.zoo import consume, imported
+from benchmark.models.robustbench_import import imported
+from benchmark.robustbench.generators import consume
 from benchmark.robustbench.model_info import Rehearsal, check_id, percent, read, write
 from benchmark.specs.schema import checked
 from methods.errors import InputError

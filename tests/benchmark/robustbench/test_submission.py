@@ -22,12 +22,13 @@ from torch import nn
 
 from benchmark.cli import main
 from benchmark.evaluation import bundle
+from benchmark.models.robustbench_import import imported
 from benchmark.models.subject import weights_digest
-from benchmark.models.zoo import imported, load_exported
+from benchmark.models.zoo import load_exported
 from benchmark.results.entry import Entry, read_entry
-from benchmark.robustbench import submission, submission_files, submission_proof
+from benchmark.robustbench import architecture_file, submission, submission_proof
+from benchmark.robustbench.claim import Claim, Paper
 from benchmark.robustbench.model_info import read
-from benchmark.robustbench.submission_files import Claim, Paper
 from benchmark.specs import protocol as protocols
 from methods.backbones import BackboneConfig, build
 from methods.data import Dataset, ImageSet
@@ -262,10 +263,10 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Made:
 def test_kit_of_cifar10_is_one_to_submit(real: Made) -> None:
     info = read(real.folder / "model_info" / "cifar10" / "L2" / "One2026Title.json")
     assert (info.eps, info.reported, info.venue, info.authors) == ("0.5", "55.00", "ICML 2026", "A. One, B. Two")
-    assert info.unreliable is None, "no court sat"
+    assert info.unreliable is None, "no masking checks were run"
     issue = (real.folder / "issue.md").read_text()
     assert "- **Architecture**: test_byobnet\n- **Dataset**: cifar10\n- **Threat Model**: L2\n- **eps**: 0.5\n" in issue
-    assert "No masking court sat on this model. So `unreliable` is left out" in issue
+    assert "The masking checks were not run on this model. So `unreliable` is left out" in issue
     assert "(the paper reports 55.00%)" in issue
     assert "for the dict `l2`" in (real.folder / "zoo_entry.py").read_text()
     assert "REHEARSAL" not in "".join(path.read_text() for path in real.folder.rglob("*.*") if path.suffix != ".pt")
@@ -292,8 +293,8 @@ def test_architecture_file_makes_the_network_alone(architecture: str, depth: int
     subject = entry.subject.model_copy(update={"architecture": name})
     entry = entry.model_copy(update={"subject": subject})
     claim = Claim("One2026Title", entry, protocols.load("standard-v3", "Linf:0.15"), Paper("A Title"))
-    assert submission_files.architecture_name(claim) == shown
-    text = submission_files.architecture(claim, model, config)
+    assert claim.architecture == shown
+    text = architecture_file.source(claim, model, config)
     assert "methods" not in {node.module for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)}
     made: dict[str, Any] = {"__name__": "alone"}
     exec(compile(text, "alone", "exec"), made)
@@ -594,7 +595,7 @@ def test_check_of_what_is_no_record(command: Any, rehearsal: Made) -> None:
     assert done.err.startswith(f"Error: The model info {path}: \"dataset\" is 'digits', but input should be")
 
 
-# What the court and PGD-20 found is passed on as it is.
+# What the masking checks and PGD-20 found is passed on as it is.
 
 
 @pytest.fixture
@@ -616,25 +617,25 @@ def claim() -> Callable[..., Claim]:
     ("fields", "doubts"),
     [
         ({}, None),
-        ({"masking__values": {"verdict": "suspect: EOT"}}, "The masking court's verdict is: suspect: EOT."),
+        ({"masking__values": {"verdict": "suspect: EOT"}}, "The verdict of the masking checks is: suspect: EOT."),
         (
             {"masking__values": {"verdict": None}},
-            "The masking court's verdict is: none, because the model is at chance.",
+            "The verdict of the masking checks is: none, because the model is at chance.",
         ),
         (
             {"masking__status": "failed", "autoattack__flags": ["zero gradient."]},
-            "No masking court sat on this model. AutoAttack's number is flagged: zero gradient.",
+            "The masking checks were not run on this model. AutoAttack's number is flagged: zero gradient.",
         ),
         ({"autoattack__flags": ["zero gradient!"]}, "AutoAttack's number is flagged: zero gradient!."),
     ],
 )
-def test_reliable_is_only_what_the_court_cleared(
+def test_reliable_is_only_what_the_masking_checks_cleared(
     claim: Callable[..., Claim], fields: dict[str, Any], doubts: str | None
 ) -> None:
     made = claim(**fields)
     assert made.doubts == doubts
     assert submission.files.record(made).unreliable is (False if doubts is None else None)
-    assert (doubts or "found nothing, and nothing is flagged") in submission.files.issue(made, "0" * 64)
+    assert (doubts or "are clear, and nothing is flagged") in submission.files.issue(made, "0" * 64)
 
 
 def test_best_known_accuracy_is_given_where_pgd_adds_to_autoattack(claim: Callable[..., Claim]) -> None:

@@ -1,0 +1,59 @@
+"""State that `pyautoattack` leaves in the process: its log, its count of gradient calls, the tracer it switches off.
+
+AutoAttack's attacks (:mod:`benchmark.attacks.autoattack`) and the stand-in that RobustBench imports
+(:mod:`benchmark.models.robustbench_import`) run the package inside :func:`contained`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyautoattack import checks
+
+
+@contextmanager
+def contained() -> Iterator[list[str]]:
+    """Collect the package's warnings, and undo what it does to the process.
+
+    It switches any debugger or coverage tool off, and counts gradient calls in a global that is never reset, so that
+    one dynamic defence would taint every later model. (:class:`benchmark.evaluation.shards.Shards` undoes its
+    reseeding.)
+
+    Yields:
+        The messages that were logged; those of Python's warnings join them at the end.
+    """
+    messages: list[str] = []
+    logger = logging.getLogger("auto-attack")
+    before = logger.handlers, logger.level, logger.propagate, logger.disabled
+    handler = _Collector(messages)
+    tracer, calls = sys.gettrace(), dict(checks.funcs)
+    try:
+        logger.handlers, logger.propagate, logger.disabled = [handler], False, False
+        logger.setLevel(logging.WARNING)
+        checks.funcs.update(dict.fromkeys(checks.funcs, 0))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield messages
+        messages.extend(f"{warning.category.__name__}: {warning.message}" for warning in caught)
+    finally:
+        logger.handlers, level, logger.propagate, logger.disabled = before
+        logger.setLevel(level)
+        checks.funcs.update(calls)
+        sys.settrace(tracer)
+
+
+class _Collector(logging.Handler):
+    """Keep what is logged, save the one warning that :mod:`benchmark.metrics.autoattack` replaces."""
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = " ".join(record.getMessage().split())
+        if not text.startswith("Square Attack has decreased"):
+            self._messages.append(text)
