@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from benchmark.models import zoo
-from benchmark.models.factory import from_factory, from_zoo, make_model
+from benchmark.models.factory import from_factory, make_model
 from benchmark.models.subject import Subject, from_checkpoint
 from benchmark.specs.recipes import canonical
 from methods.data import Dataset, load
@@ -146,7 +146,7 @@ class ModelSpec:
 
     def _from_elsewhere(self, dataset: Dataset, device: torch.device) -> Subject:
         if self.robustbench is not None:
-            return from_zoo(self.robustbench, ThreatModel.parse(self.threat), self.zoo_folder, dataset, device)
+            return zoo.from_zoo(self.robustbench, ThreatModel.parse(self.threat), self.zoo_folder, dataset, device)
         return from_factory(str(self.factory), self.weights, dataset, device)
 
 
