@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.cli import main
-from benchmark.engines.jobs import Job, News, perform
 from benchmark.models.subject import Subject, weights_digest
 from benchmark.results.entry import Entry
 from benchmark.results.store import Store
@@ -188,35 +186,3 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         return Finished(int(stop.value.code or 0), captured.out, captured.err)
 
     return call
-
-
-class InProcess:
-    """The crew of :class:`benchmark.engines.local.Processes` without processes: the job given last is done first.
-
-    Jobs and what they return are pickled, and each worker keeps what it has loaded to itself, as across a process
-    boundary. Starting a real worker takes seconds, most of them for importing torch.
-    """
-
-    def __init__(self, size: int, threads: int) -> None:
-        self.size = size
-        self._given: dict[int, bytes] = {}
-        self._kept: dict[int, dict[Any, Any]] = {worker: {} for worker in range(1, size + 1)}
-
-    def give(self, worker: int, job: Job) -> None:
-        assert worker not in self._given, "a worker does one job at a time"
-        self._given[worker] = pickle.dumps(job)
-
-    def news(self, seconds: float) -> list[tuple[int, News]]:
-        worker, job = self._given.popitem()
-        said: list[News] = []
-        said.append(perform(pickle.loads(job), self._kept[worker], said.append))
-        return [(worker, pickle.loads(pickle.dumps(news))) for news in said]
-
-    def close(self) -> None:
-        self._given.clear()
-
-
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let several workers of this machine be :class:`InProcess`."""
-    monkeypatch.setattr("benchmark.engines.local.Processes", InProcess)

@@ -56,8 +56,8 @@ def to_the_end(root: Path) -> None:
     assert not stop.value.code
 
 
-# Where a process is killed is counted and not timed: it has written a whole file, which is not in its place yet. It is a
-# fork of one that has imported everything, which takes longer than the command: a misspelt recipe is refused after that.
+# Where a process is killed is counted and not timed: it has written a whole file, which is not in its place yet. It is
+# a fork of one that has imported everything, which takes longer than the command: a misspelt recipe is refused after it.
 KILLED = """
 import contextlib, fnmatch, json, os, signal, sys
 from benchmark.cli import main
@@ -131,7 +131,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_killed_run_ends_with_the_numbers_of_an_uninterrupted_one(whole: Path, tmp_path: Path) -> None:
-    # In the second of three epochs of six steps; and at the first shard of AutoAttack, after four each of clean and PGD.
+    # In the second of three epochs of six steps; and at the first shard of AutoAttack, after four each of clean, PGD.
     killed_at(tmp_path, ("state.pt", 8), ("shard-*.npz", 9))
     assert [manifest(tmp_path)["status"], *tmp_path.glob("leaderboards/**/*.json")] == ["finished"]
     assert len(list(tmp_path.glob("runs/measurements/*/shard-*.npz"))) == 8

@@ -53,7 +53,7 @@ def robust_to(radius: float, images: int = 6) -> Any:
 
 @pytest.fixture(params=["brief", pytest.param("whole", marks=pytest.mark.slow)])
 def attacks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let AutoAttack, standard and custom, take a fifth of its iterations and 50 of Square's queries; or all of them."""
+    """Let AutoAttack, standard and custom, take a fifth of its iterations and 50 queries of Square; or all of them."""
     if request.param == "whole":
         return
     whole = Cascade._adversary
