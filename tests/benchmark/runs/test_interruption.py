@@ -57,7 +57,7 @@ def to_the_end(root: Path) -> None:
 
 
 # Where a process is killed is counted and not timed: it has written a whole file, which is not in its place yet. It is
-# a fork of one that has imported everything, which takes longer than the command: a misspelt recipe is refused after it.
+# a fork of one that has imported everything, which takes longer than the command: a misspelt recipe is refused last.
 KILLED = """
 import contextlib, fnmatch, json, os, signal, sys
 from benchmark.cli import main
