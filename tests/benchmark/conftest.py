@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
+from benchmark.attacks.cascade import Cascade, WrongBoxFAB
 from benchmark.cli import main
 from benchmark.models.subject import Subject, weights_digest
 from benchmark.results.entry import Entry
@@ -157,6 +159,33 @@ def entry() -> Callable[..., Entry]:
         return Entry.model_validate(content | fields)
 
     return make
+
+
+@pytest.fixture(params=["cut", pytest.param("whole", marks=pytest.mark.slow)])
+def cut_autoattack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[AutoAttack], None]:
+    """Let AutoAttack, standard or custom, take a fifth of its iterations and a 25th of Square's queries; or all.
+
+    An image that stays robust costs 10,000 passes, and most tests are about what is made of the attacks. Returned is
+    what does the same to an adversary of the package itself.
+    """
+
+    def cut(adversary: AutoAttack) -> None:
+        for attack in (adversary.apgd, adversary.apgd_targeted, adversary.fab):
+            # EB-JDAT's own FAB stands around one, and has next to no image to attack.
+            if not isinstance(attack, WrongBoxFAB):
+                attack.n_iter //= 5
+        adversary.square.n_queries //= 25
+
+    def made(cascade: Cascade, *arguments: Any) -> AutoAttack:
+        adversary = whole(cascade, *arguments)
+        cut(adversary)
+        return adversary
+
+    whole = Cascade._adversary
+    if request.param == "whole":
+        return lambda _: None
+    monkeypatch.setattr(Cascade, "_adversary", made)
+    return cut
 
 
 @pytest.fixture

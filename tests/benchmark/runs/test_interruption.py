@@ -16,6 +16,9 @@ import pytest
 from benchmark.cli import main
 from benchmark.results.entry import read_entry
 
+pytestmark = pytest.mark.xdist_group("interruption")
+"""What the tests share is made in one worker."""
+
 ROOT = Path(__file__).resolve().parents[3]
 
 # At this radius the first attacks of AutoAttack break nearly all images, and the slow ones have nothing to do. The
