@@ -7,6 +7,7 @@ rounding in float32 turns none of them.
 """
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+
+from benchmark.engines.jobs import Job, News, perform
 
 # The tensors of these tests are tiny: threads would only wait for each other.
 torch.set_num_threads(1)
@@ -92,3 +95,35 @@ def golden() -> Callable[[str], dict[str, Any]]:
         return json.loads((Path(__file__).parent / "golden" / f"{name}.json").read_text())
 
     return read
+
+
+class InProcess:
+    """The crew of :class:`benchmark.engines.local.Processes` without processes: the job given last is done first.
+
+    Jobs and what they return are pickled, and each worker keeps what it has loaded to itself, as across a process
+    boundary. Starting a real worker takes seconds, most of them for importing torch.
+    """
+
+    def __init__(self, size: int, threads: int) -> None:
+        self.size = size
+        self._given: dict[int, bytes] = {}
+        self._kept: dict[int, dict[Any, Any]] = {worker: {} for worker in range(1, size + 1)}
+
+    def give(self, worker: int, job: Job) -> None:
+        assert worker not in self._given, "a worker does one job at a time"
+        self._given[worker] = pickle.dumps(job)
+
+    def news(self, seconds: float) -> list[tuple[int, News]]:
+        worker, job = self._given.popitem()
+        said: list[News] = []
+        said.append(perform(pickle.loads(job), self._kept[worker], said.append))
+        return [(worker, pickle.loads(pickle.dumps(news))) for news in said]
+
+    def close(self) -> None:
+        self._given.clear()
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let several workers of this machine be :class:`InProcess`."""
+    monkeypatch.setattr("benchmark.engines.local.Processes", InProcess)

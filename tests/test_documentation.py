@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import pyautoattack
 import pytest
+import torch
 
+import methods
 from benchmark.cli import main
+from benchmark.specs import recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMED_BLOCK = re.compile(r"^`([^`\n]+)`\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -38,44 +42,78 @@ def python(folder: Path, *arguments: str) -> str:
     return finished.stdout
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A copy of the project that an example may add files to."""
-    for name in ("methods", "benchmark", "configs"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return tmp_path
+def run(*arguments: str) -> None:
+    """Run a command in this process, to success."""
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments])
+    assert not stop.value.code
 
 
-def test_method_added_as_contributing_says(project: Path) -> None:
-    assert "smoothing" not in python(project, "-m", "benchmark", "list", "methods")
-    written = write_examples(ROOT / "CONTRIBUTING.md", project)
-    assert written == {"methods/smoothing.py", "configs/smoothing.yaml"}
+SMOOTHED = ("run", "--methods", "smoothing", "--dataset", "digits", "--set", "train.epochs=1", "--metrics", "clean")
+SMOOTHED += ("--limit", "50", "--device", "cpu")
 
-    assert "smoothing" in python(project, "-m", "benchmark", "list", "methods")
-    assert "smoothing" in python(project, "-m", "benchmark", "list", "recipes")
-    run = ["--methods", "smoothing", "--dataset", "digits", "--set", "train.epochs=1"]
-    cheap = ["--metrics", "clean", "--limit", "50", "--device", "cpu"]
-    folders = ["--runs", str(project / "my-runs"), "--leaderboards", str(project / "my-leaderboards")]
-    python(project, "-m", "benchmark", "run", *run, *cheap, *folders)
 
-    (entry,) = (project / "my-leaderboards" / "digits").glob("*/entries/*.json")
+def assert_smoothing_is_an_entry(folder: Path) -> None:
+    (entry,) = (folder / "leaderboards" / "digits").glob("*/entries/*.json")
     record = json.loads(entry.read_text(encoding="utf-8"))
     assert record["method"] == "smoothing"
     assert record["partial"] is True
     assert record["measurements"]["clean"]["n"] == 50
-    (table,) = (project / "my-leaderboards" / "digits").glob("*/leaderboard.csv")
+    (table,) = (folder / "leaderboards" / "digits").glob("*/leaderboard.csv")
     assert "smoothing" in table.read_text(encoding="utf-8")
 
 
-def test_own_model_evaluated_as_the_readme_says(tmp_path: Path) -> None:
+def test_method_added_as_contributing_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process: the two files lie in folders that are taken for those of the project."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "methods").mkdir()
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path / "methods")])
+    monkeypatch.setattr(recipes, "CONFIGS", tmp_path / "configs")
+    assert "smoothing" not in methods.names()
+    written = write_examples(ROOT / "CONTRIBUTING.md", tmp_path)
+    assert written == {"methods/smoothing.py", "configs/smoothing.yaml"}
+
+    for what in ("methods", "recipes"):
+        run("list", what)
+        assert "smoothing" in capsys.readouterr().out
+    try:
+        run(*SMOOTHED, "--set", "backbone.widen=1", "--set", "train.batch_size=256")
+    finally:
+        sys.modules.pop("methods.smoothing", None)
+    assert_smoothing_is_an_entry(tmp_path)
+
+
+@pytest.mark.slow
+def test_method_added_to_a_copy_as_contributing_says(tmp_path: Path) -> None:
+    for name in ("methods", "benchmark", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    assert "smoothing" not in python(tmp_path, "-m", "benchmark", "list", "methods")
+    write_examples(ROOT / "CONTRIBUTING.md", tmp_path)
+    assert "smoothing" in python(tmp_path, "-m", "benchmark", "list", "methods")
+    assert "smoothing" in python(tmp_path, "-m", "benchmark", "list", "recipes")
+    python(tmp_path, "-m", "benchmark", *SMOOTHED)
+    assert_smoothing_is_an_entry(tmp_path)
+
+
+def test_own_model_evaluated_as_the_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     assert write_examples(ROOT / "README.md", tmp_path) == {"my_model.py", "prepare.py", "cifar_resnet.py"}
-    python(tmp_path, "prepare.py")
+    # A script finds what lies beside it.
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        with torch.random.fork_rng():
+            runpy.run_path("prepare.py", run_name="__main__")
+    finally:
+        sys.modules.pop("my_model", None)
     model = ["--model", "my_model.py:make_model", "--weights", "my_weights.pt"]
     data = ["--dataset", "npz:my_data.npz", "--threat", "Linf:0.1", "--json", "result.json"]
     cheap = ["--metrics", "clean,pgd20", "--limit", "50", "--device", "cpu", "--runs", "my-runs"]
     for option in ("--model my_model.py", "--weights my_weights.pt", "--dataset npz:", "--json result.json"):
         assert option in (ROOT / "README.md").read_text(encoding="utf-8")
-    python(tmp_path, "-m", "benchmark", "evaluate", *model, *data, *cheap)
+    run("evaluate", *model, *data, *cheap)
 
     result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert result["threat"] == "Linf:0.1"
@@ -84,14 +122,15 @@ def test_own_model_evaluated_as_the_readme_says(tmp_path: Path) -> None:
     assert result["metrics"]["pgd20"]["accuracy"] <= result["metrics"]["clean"]["accuracy"]
 
 
-def test_model_from_elsewhere_evaluated_as_the_readme_says(tmp_path: Path) -> None:
+def test_model_from_elsewhere_evaluated_as_the_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     write_examples(ROOT / "README.md", tmp_path)
     x = np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), dtype=np.uint8)
     np.savez(tmp_path / "data.npz", x_train=x, y_train=np.arange(12) % 10, x_test=x[:2], y_test=np.arange(2))
     weights = Path(pyautoattack.__path__[0]) / "examples" / "model_test.pt"
     model = ["--model", "cifar_resnet.py:make_model", "--weights", str(weights)]
     data = ["--dataset", "npz:data.npz", "--threat", "Linf:8/255", "--device", "cpu", "--json", "result.json"]
-    python(tmp_path, "-m", "benchmark", "evaluate", *model, *data, "--metrics", "clean")
+    run("evaluate", *model, *data, "--metrics", "clean")
     result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert (result["subject"], result["n"]) == ("cifar_resnet:make_model", 2)
 
@@ -129,9 +168,7 @@ def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         assert (module, name) == ("-m", "benchmark")
         if "--engine" in command:
             return command
-        with pytest.raises(SystemExit) as stop:
-            main(command)
-        assert not stop.value.code
+        run(*command)
         return command
 
     return submit
@@ -140,8 +177,9 @@ def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 def test_slurm_scripts_train_measure_and_assemble(
     submitted: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = ["--set", "train.epochs=1", "--set", "train.batch_size=256", "--set", "train.warmup_steps=0"]
-    few = ["--metrics", "clean,pgd20", "--limit", "250", "--device", "cpu"]
+    overrides = ("backbone.widen=1", "train.epochs=1", "train.batch_size=256", "train.warmup_steps=0")
+    settings = [part for override in overrides for part in ("--set", override)]
+    few = ["--metrics", "clean,pgd20", "--limit", "201", "--device", "cpu"]
     for task in range(4):
         submitted("train.sbatch", *settings, "--device", "cpu", SLURM_ARRAY_TASK_ID=str(task))
     trained = {path.parent.relative_to(tmp_path / "runs") for path in (tmp_path / "runs").rglob("manifest.json")}
@@ -168,11 +206,12 @@ def test_slurm_script_of_a_ray_cluster_asks_for_its_nodes(submitted: Callable[..
     assert " ".join(command) == ("run --engine ray --address auto --workers 4 --methods ebjdat,trades --seeds 0,1,2")
 
 
-def test_readme_lists_every_method_and_command() -> None:
+def test_readme_lists_every_method_and_command(capsys: pytest.CaptureFixture[str]) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    methods = python(ROOT, "-c", "import methods; print(*methods.names())").split()
-    assert "trades" in methods
-    assert [name for name in methods if f"| `{name}` |" not in readme] == []
-    commands = re.findall(r"^[│|] ([a-z]+) ", python(ROOT, "-m", "benchmark", "--help"), re.MULTILINE)
+    known = methods.names()
+    assert "trades" in known
+    assert [name for name in known if f"| `{name}` |" not in readme] == []
+    run("--help")
+    commands = re.findall(r"^[│|] ([a-z]+) ", capsys.readouterr().out, re.MULTILINE)
     assert {"run", "train", "evaluate", "leaderboard", "list"} <= set(commands)
     assert [name for name in commands if f"python -m benchmark {name}" not in readme] == []

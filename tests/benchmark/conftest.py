@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
+from benchmark.attacks.cascade import Cascade, WrongBoxFAB
 from benchmark.cli import main
-from benchmark.engines.jobs import Job, News, perform
 from benchmark.models.subject import Subject, weights_digest
 from benchmark.results.entry import Entry
 from benchmark.results.store import Store
@@ -161,6 +161,33 @@ def entry() -> Callable[..., Entry]:
     return make
 
 
+@pytest.fixture(params=["cut", pytest.param("whole", marks=pytest.mark.slow)])
+def cut_autoattack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[AutoAttack], None]:
+    """Let AutoAttack, standard or custom, take a fifth of its iterations and a 25th of Square's queries; or all.
+
+    An image that stays robust costs 10,000 passes, and most tests are about what is made of the attacks. Returned is
+    what does the same to an adversary of the package itself.
+    """
+
+    def cut(adversary: AutoAttack) -> None:
+        for attack in (adversary.apgd, adversary.apgd_targeted, adversary.fab):
+            # EB-JDAT's own FAB stands around one, and has next to no image to attack.
+            if not isinstance(attack, WrongBoxFAB):
+                attack.n_iter //= 5
+        adversary.square.n_queries //= 25
+
+    def made(cascade: Cascade, *arguments: Any) -> AutoAttack:
+        adversary = whole(cascade, *arguments)
+        cut(adversary)
+        return adversary
+
+    whole = Cascade._adversary
+    if request.param == "whole":
+        return lambda _: None
+    monkeypatch.setattr(Cascade, "_adversary", made)
+    return cut
+
+
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Make what is named, such as every training or measurement, fail the test."""
@@ -188,35 +215,3 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         return Finished(int(stop.value.code or 0), captured.out, captured.err)
 
     return call
-
-
-class InProcess:
-    """The crew of :class:`benchmark.engines.local.Processes` without processes: the job given last is done first.
-
-    Jobs and what they return are pickled, and each worker keeps what it has loaded to itself, as across a process
-    boundary. Starting a real worker takes seconds, most of them for importing torch.
-    """
-
-    def __init__(self, size: int, threads: int) -> None:
-        self.size = size
-        self._given: dict[int, bytes] = {}
-        self._kept: dict[int, dict[Any, Any]] = {worker: {} for worker in range(1, size + 1)}
-
-    def give(self, worker: int, job: Job) -> None:
-        assert worker not in self._given, "a worker does one job at a time"
-        self._given[worker] = pickle.dumps(job)
-
-    def news(self, seconds: float) -> list[tuple[int, News]]:
-        worker, job = self._given.popitem()
-        said: list[News] = []
-        said.append(perform(pickle.loads(job), self._kept[worker], said.append))
-        return [(worker, pickle.loads(pickle.dumps(news))) for news in said]
-
-    def close(self) -> None:
-        self._given.clear()
-
-
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let several workers of this machine be :class:`InProcess`."""
-    monkeypatch.setattr("benchmark.engines.local.Processes", InProcess)

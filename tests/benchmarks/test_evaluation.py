@@ -28,6 +28,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     torch.set_num_threads(threads)
 
 
+@pytest.mark.usefixtures("other_side")
 def test_three_networks_have_two_rows_each_with_verdicts_compared() -> None:
     rows = list(evaluation.run(QUICK))
     assert len(rows) == 6

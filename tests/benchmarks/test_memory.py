@@ -1,6 +1,13 @@
 """Peaks are read in fresh processes, and every recipe can be measured on synthetic images."""
 
+import io
 import json
+import subprocess
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +30,34 @@ def test_the_peak_is_what_was_in_use_and_is_no_more(capsys: pytest.CaptureFixtur
     assert 0 <= json.loads(capsys.readouterr().out)["peak"] < 60
 
 
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what is to run in a fresh process run in this one."""
+
+    def ran(command: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
+        python, option, program = command
+        assert (python, option) == (sys.executable, "-c")
+        out = io.StringIO()
+        try:
+            with redirect_stdout(out):
+                exec(program, {})
+        except Exception:
+            return subprocess.CompletedProcess(command, 1, out.getvalue(), traceback.format_exc())
+        return subprocess.CompletedProcess(command, 0, out.getvalue(), "")
+
+    # Not the module's own function, which others call too.
+    monkeypatch.setattr(memory, "subprocess", SimpleNamespace(run=ran))
+
+
+@pytest.mark.usefixtures("beside")
+def test_a_step_is_measured() -> None:
+    found = memory._fresh("step", "trades", CPU)
+    # This process may have room left from before.
+    assert 0 <= found["peak"] < 500
+    assert found["precision"] == "float32"
+
+
+@pytest.mark.slow
 def test_a_step_is_measured_in_a_fresh_process() -> None:
     found = memory._fresh("step", "trades", CPU)
     assert 1 < found["peak"] < 500
@@ -37,6 +72,13 @@ def test_every_recipe_fits_the_synthetic_images(recipe: str) -> None:
     assert experiment.train.batch_size == 64
 
 
+@pytest.mark.usefixtures("beside")
+def test_a_step_that_fails_is_told() -> None:
+    with pytest.raises(InputError, match="memory of no such recipe ended with status 1: KeyError: 'no such"):
+        memory._fresh("step", "no such recipe", CPU)
+
+
+@pytest.mark.slow
 def test_a_process_that_fails_is_told() -> None:
     with pytest.raises(InputError, match=r"memory of no such recipe ended with status 1"):
         memory._fresh("step", "no such recipe", CPU)

@@ -1,8 +1,11 @@
 """Commands are timed in processes of their own, and one that fails is no measurement."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
+from benchmark.cli import main
 from benchmarks import startup
 from benchmarks.timing import Settings
 from methods.errors import InputError
@@ -26,10 +29,29 @@ def test_the_whole_measures_make_run_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert {"--methods", "ebjdat,trades", "--workers", "--runs", "--leaderboards"} <= set(asked[-1])
 
 
-def test_the_first_step_is_one_step() -> None:
-    startup.first_step()
+def test_commands_end_with_the_status_that_is_expected_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, where all they need is imported already."""
+    asked: list[tuple[Sequence[str], int]] = []
+    monkeypatch.setattr(startup, "_python", lambda arguments, status=0: asked.append((arguments, status)))
+    list(startup.run(Settings(torch.device("cpu"), quick=True, repeats=1)))
+    found = dict.fromkeys(asked)
+    assert {status for _, status in found} == {0, 2}
+    for arguments, status in found:
+        what, *rest = arguments
+        if what == "-c":
+            exec(rest[0], {})
+            continue
+        assert (what, rest[0]) == ("-m", "benchmark")
+        with pytest.raises(SystemExit) as stop:
+            main(rest[1:])
+        assert int(stop.value.code or 0) == status
 
 
+def test_a_process_may_end_with_the_status_that_is_expected_of_it() -> None:
+    startup._python(("-c", "raise SystemExit(2)"), 2)
+
+
+@pytest.mark.slow
 def test_a_misspelt_recipe_is_refused_as_expected() -> None:
     startup._python(("-m", "benchmark", "run", "--methods", "tradse"), 2)
 

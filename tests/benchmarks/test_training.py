@@ -58,6 +58,7 @@ def test_operations_of_a_step_grow_with_its_images() -> None:
     assert operations(given) == 2 * operations(small) > 0
 
 
+@pytest.mark.usefixtures("other_side")
 def test_rows_of_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "CASES", CASES[1:2])
     full, half = training.run(Settings(CPU, quick=True))

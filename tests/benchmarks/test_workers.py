@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,8 +15,8 @@ from benchmarks.timing import Settings
 CPU = torch.device("cpu")
 
 
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'trilemma[cluster]'")
 def test_efficiency_is_the_share_of_both_workers_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'trilemma[cluster]'")
     asked: list[tuple[str, int, int]] = []
 
     def seconds(engine: Engine, runs: int, epochs: int) -> float:
@@ -30,7 +33,18 @@ def test_efficiency_is_the_share_of_both_workers_time(monkeypatch: pytest.Monkey
     assert [row.target for row in workers.run(Settings(CPU, quick=True))] == [None, None]
 
 
-def test_grid_is_trained_and_measured_by_two_workers() -> None:
+@pytest.mark.parametrize("crew", ["in_process", pytest.param("processes", marks=pytest.mark.slow)])
+def test_grid_is_trained_and_measured_by_two_workers(
+    crew: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if crew == "in_process":
+        request.getfixturevalue(crew)
+        small, plan = ["backbone.widen=1", "train.batch_size=256"], workers.Plan
+
+        def planned(*arguments: Any, overrides: list[str], **settings: Any) -> object:
+            return plan(*arguments, overrides=[*overrides, *small], **settings)
+
+        monkeypatch.setattr(workers, "Plan", planned)
     threads = torch.get_num_threads()
     assert workers.seconds(Engine(workers=2), 2, 1) > 0
     assert torch.get_num_threads() == threads

@@ -14,6 +14,9 @@ import pytest
 from benchmark.cli import main
 from benchmark.results.entry import read_entry
 
+pytestmark = pytest.mark.xdist_group("evidence commands")
+"""What the tests share is made in one worker."""
+
 PROTOCOL = """
 id: commands-v1
 dataset: digits

@@ -21,7 +21,8 @@ from benchmark.results.store import Store
 from benchmark.specs.protocol import Protocol
 from methods.errors import InputError
 
-HERE = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
+"""Where the conftest.py of these tests is."""
 SWEEP = {"eps": [0, 0.5, 1], "steps": [1, 20]}
 METRICS = {"clean": {}, "pgd20": {}, "autoattack": {}, "energy": {}, "sweep": SWEEP}
 RADIUS = "Linf:0.2"
@@ -76,9 +77,11 @@ def test_shuffled_parts_give_the_outcomes_of_one_process(
     assert pending(whole) == 0
 
 
-def test_three_processes_give_the_outcomes_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("crew", ["in_process", pytest.param("processes", marks=pytest.mark.slow)])
+def test_three_workers_give_the_outcomes_of_one(crew: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """The real command on the digits, with every outcome read back from the store."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    if crew == "in_process":
+        request.getfixturevalue(crew)
     (tmp_path / "model.py").write_text(
         "import torch\n\ndef make():\n    torch.manual_seed(0)\n"
         "    return torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), "
@@ -102,6 +105,37 @@ def test_three_processes_give_the_outcomes_of_one(tmp_path: Path, monkeypatch: p
         stores.append(found)
     assert len(stores[0]) == 3
     assert stores[0] == stores[1]
+
+
+class Killed(BaseException):
+    """What no code of the evaluation may take for a failure of the model."""
+
+
+def test_ten_interruptions_change_no_outcome(
+    toy: Any, protocol: Callable[..., Protocol], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at ten drawn forward passes, each time after the same evaluation was started again."""
+    made, chosen = toy(images=12), protocol(metrics=METRICS, shard=3, threat=RADIUS)
+    model, fresh = made.model(), Store(tmp_path / "fresh")
+    straight = outcomes(measure(prepare(made.subject(model), made.dataset, chosen, store=fresh), False), fresh)
+    store, draw = Store(tmp_path / "store"), random.Random(0)
+    killed = 0
+    for _ in range(10):
+        last, again = draw.randrange(model.forwards // 8), made.model()
+
+        def fatal(_: Any, __: Any, last: int = last, again: Any = again) -> None:
+            if again.forwards == last:
+                raise Killed
+
+        again.register_forward_pre_hook(fatal)
+        try:
+            measure(prepare(made.subject(again), made.dataset, chosen, store=store), progress=False)
+        except Killed:
+            killed += 1
+    assert killed >= 3
+    assert list(store.root.rglob("shard-*.npz"))
+    resumed = measure(prepare(made.subject(), made.dataset, chosen, store=store), progress=False)
+    assert outcomes(resumed, store) == straight
 
 
 KILLED = """
@@ -135,24 +169,24 @@ for _ in range(10):
 """
 
 
+@pytest.mark.slow
 def test_ten_kills_change_no_outcome(toy: Any, protocol: Callable[..., Protocol], tmp_path: Path) -> None:
-    """kill -9 at ten random forward passes, each time after the same command was started again."""
+    """kill -9 at ten drawn forward passes, each time after the same command was started again."""
     made, chosen = toy(images=12), protocol(metrics=METRICS, shard=3, threat=RADIUS)
     model, fresh = made.model(), Store(tmp_path / "fresh")
     straight = outcomes(measure(prepare(made.subject(model), made.dataset, chosen, store=fresh), False), fresh)
 
     (tmp_path / "protocol.json").write_text(chosen.model_dump_json())
-    seed = random.SystemRandom().randrange(10**6)
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(seed), str(model.forwards // 8)],
+        [sys.executable, "-c", KILLED, "0", str(model.forwards // 8)],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{HERE.parents[2]}:{HERE.parent}", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": f"{TESTS.parents[1]}:{TESTS}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         timeout=300,
         text=True,
     )
     lines = killed.stdout.split("\n")[:-1]
-    print(f"seed {seed}, {model.forwards} forward passes uninterrupted: {', '.join(lines)}")
+    print(f"{model.forwards} forward passes uninterrupted: {', '.join(lines)}")
     assert killed.returncode == 0, killed.stderr
     assert len(lines) == 10
     assert sum(line.startswith("killed") for line in lines) >= 3

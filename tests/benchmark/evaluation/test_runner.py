@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import signal
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -198,23 +198,27 @@ def test_batch_size_is_recorded_and_changes_no_verdict_here(toy: Any, protocol: 
         assert whole[name].values["accuracy"] == split[name].values["accuracy"]
 
 
-@pytest.mark.parametrize("batch_size", [16, 200])
-def test_batch_size_moves_next_to_no_verdict_of_a_real_network(store: Store, tmp_path: Path, batch_size: int) -> None:
+def test_batch_size_moves_next_to_no_verdict_of_a_real_network(tmp_path: Path) -> None:
     """A larger one than the shard changes nothing at all: a shard is what a forward pass has at most."""
     digits, network = load("digits"), reference("digits", torch.device("cpu"))
     chosen = Protocol(id="batches-v1", threat="Linf:0.05", metrics={"pgd20": {}, "sweep": SHORT_SWEEP})
-    few = {"limit": 100, "progress": False}
-    whole = evaluate(network, digits, chosen, store=store, **few)
-    other = evaluate(network, digits, chosen, batch_size=batch_size, store=Store(tmp_path / "other"), **few)
-    pairs = [
-        (unpack(whole[metric].verdicts[name], 100), unpack(packed, 100))
-        for metric in whole
-        for name, packed in other[metric].verdicts.items()
-    ]
-    agreement = float(np.mean([first == second for first, second in pairs]))
-    print(f"batch size {batch_size} against 100: {100 * agreement:.2f} % of {100 * len(pairs)} verdicts agree")
-    assert agreement >= (0.995 if batch_size < 100 else 1)
-    assert {measurement.values["batch_size"] for measurement in other.values()} == {min(batch_size, 100)}
+
+    def measured(batch_size: int) -> dict[str, Measurement]:
+        place, few = Store(tmp_path / str(batch_size)), {"limit": 100, "progress": False}
+        return evaluate(network, digits, chosen, batch_size=batch_size, store=place, **few)
+
+    whole = measured(100)
+    for batch_size in (34, 200):
+        other = measured(batch_size)
+        pairs = [
+            (unpack(whole[metric].verdicts[name], 100), unpack(packed, 100))
+            for metric in whole
+            for name, packed in other[metric].verdicts.items()
+        ]
+        agreement = float(np.mean([first == second for first, second in pairs]))
+        print(f"batch size {batch_size} against 100: {100 * agreement:.2f} % of {100 * len(pairs)} verdicts agree")
+        assert agreement >= (0.995 if batch_size < 100 else 1)
+        assert {measurement.values["batch_size"] for measurement in other.values()} == {min(batch_size, 100)}
 
 
 @pytest.mark.parametrize("broken", ["shard-0001", "measurement-", "samples-"])
@@ -229,49 +233,59 @@ def test_broken_files_are_computed_again_to_the_same_numbers(
     assert numbers(again) == numbers(first)
 
 
+# Each kill is that of a fork, which has imported everything.
 KILLED = """
-import os, signal
+import os, signal, sys
 from pathlib import Path
-import torch
 import conftest
 from benchmark.specs.protocol import Protocol
 from benchmark.evaluation.runner import evaluate
 from benchmark.results.store import Store
 
 toy = conftest.toy.__wrapped__()()
+protocol = Protocol.model_validate_json(Path("protocol.json").read_text())
+
 class Fatal(conftest.Linear):
     def forward(self, x):
-        if self.forwards == {forwards}:
+        if self.forwards == self.last:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(x)
-protocol = Protocol.model_validate_json(Path("protocol.json").read_text())
-evaluate(toy.subject(Fatal(toy.weight).eval()), toy.dataset, protocol, store=Store(Path("store")))
+
+for last in map(int, sys.argv[1:]):
+    child = os.fork()
+    if child == 0:
+        model = Fatal(toy.weight).eval()
+        model.last = last
+        evaluate(toy.subject(model), toy.dataset, protocol, store=Store(Path(f"store-{last}")))
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, status
 """
 
 
-@pytest.mark.parametrize("forwards", [2, 30])
 def test_kill_9_and_a_second_run_give_the_numbers_of_an_uninterrupted_one(
-    toy: Any, protocol: Protocols, tmp_path: Path, forwards: int
+    toy: Any, protocol: Protocols, tmp_path: Path
 ) -> None:
-    here = Path(__file__).resolve()
+    tests = Path(__file__).resolve().parents[1]
     (tmp_path / "protocol.json").write_text(protocol().model_dump_json())
+    places = ("2", "30")
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED.format(forwards=forwards)],
+        [sys.executable, "-c", KILLED, *places],
         cwd=tmp_path,
-        env={"PYTHONPATH": f"{here.parents[3]}:{here.parents[1]}", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": f"{tests.parents[1]}:{tests}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
+        text=True,
         timeout=120,
     )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    store = Store(tmp_path / "store")
-    assert list(store.root.rglob("shard-*.npz"))
-    resumed_model, whole_model = toy().model(), toy().model()
-    resumed = evaluate(toy().subject(resumed_model), toy().dataset, protocol(), store=store, progress=False)
-    whole = evaluate(
-        toy().subject(whole_model), toy().dataset, protocol(), store=Store(tmp_path / "fresh"), progress=False
-    )
-    assert numbers(resumed) == numbers(whole)
-    assert 0 < resumed_model.forwards < whole_model.forwards
+    assert killed.returncode == 0, killed.stderr
+    whole_model, fresh = toy().model(), Store(tmp_path / "fresh")
+    whole = evaluate(toy().subject(whole_model), toy().dataset, protocol(), store=fresh, progress=False)
+    for place in places:
+        store, resumed_model = Store(tmp_path / f"store-{place}"), toy().model()
+        assert list(store.root.rglob("shard-*.npz"))
+        resumed = evaluate(toy().subject(resumed_model), toy().dataset, protocol(), store=store, progress=False)
+        assert numbers(resumed) == numbers(whole)
+        assert 0 < resumed_model.forwards < whole_model.forwards
 
 
 def test_verdicts_are_compared_image_by_image(

@@ -29,15 +29,6 @@ HOPELESS = "Linf:0.2"
 """Breaks every image of the toy, so that APGD alone runs and AutoAttack takes no time."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """Thousands of tiny forward passes: threads only cost."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def run(
     made: Any, protocol: Protocol, store: Store, model: nn.Module | None = None, **arguments: Any
 ) -> tuple[Measurement, Arrays]:
@@ -57,6 +48,7 @@ def test_every_verdict_agrees_with_pyautoattack_called_directly(
     protocol: Protocols,
     store: Store,
     caplog: pytest.LogCaptureFixture,
+    cut_autoattack: Callable[[AutoAttack], None],
     threat: str,
     batch_size: int | None,
 ) -> None:
@@ -75,6 +67,7 @@ def test_every_verdict_agrees_with_pyautoattack_called_directly(
             version="standard",
         )
         adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = 3
+        cut_autoattack(adversary)
         _, y_adv = adversary.run_standard_evaluation(x, y, batch_size=batch_size or 8)
 
     robust = y_adv == y
@@ -109,6 +102,7 @@ def test_every_verdict_agrees_with_pyautoattack_called_directly(
     assert measurement.values["batch_size"] == (batch_size or 8)
 
 
+@pytest.mark.usefixtures("cut_autoattack")
 def test_verdicts_on_a_linear_classifier_are_those_of_the_closed_form(
     toy: Any, protocol: Protocols, store: Store
 ) -> None:
@@ -215,6 +209,7 @@ def test_warnings_of_the_package_become_flags(
     assert clean.flags == []
 
 
+@pytest.mark.usefixtures("cut_autoattack")
 def test_square_that_helps_is_flagged_once_over_all_images(toy: Any, protocol: Protocols, store: Store) -> None:
     """Rounding to 64 levels leaves no gradient; only Square still finds its way."""
     made = toy(images=12, wrong=0)
@@ -238,19 +233,23 @@ def test_too_few_classes_are_refused_before_any_work(toy: Any, protocol: Protoco
 
 
 @pytest.mark.parametrize("classes", [4, 12])
-def test_as_many_targets_as_there_are_other_classes_up_to_nine(
+def test_attacks_are_as_long_as_the_standard_s_with_as_many_targets_as_other_classes_up_to_nine(
     toy: Any, protocol: Protocols, store: Store, monkeypatch: pytest.MonkeyPatch, classes: int
 ) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[int, ...]] = []
+    spent: list[tuple[int, ...]] = []
     own = AutoAttack.run_standard_evaluation
 
     def spying(adversary: AutoAttack, *images: Tensor, **options: Any) -> Any:
         seen.append((adversary.apgd_targeted.n_target_classes, adversary.fab.n_target_classes))
+        spent.append((adversary.apgd.n_iter, adversary.apgd_targeted.n_iter, adversary.fab.n_iter))
+        assert adversary.square.n_queries == 5000
         return own(adversary, *images, **options)
 
     monkeypatch.setattr(AutoAttack, "run_standard_evaluation", spying)
     run(toy(classes=classes), protocol(threat=HOPELESS), store, limit=10)
     assert seen == [(min(9, classes - 1),) * 2]
+    assert spent == [(100, 100, 100)], "the standard iterations"
 
 
 @pytest.mark.parametrize("wrong_distance", [0.21, float("nan")])

@@ -28,6 +28,7 @@ def run(made: Any, protocol: Protocol, store: Store, metric: str, **config: Any)
     return measurement, samples
 
 
+@pytest.mark.usefixtures("cut_autoattack")
 def test_with_the_standard_settings_it_is_the_standard_version(toy: Any, protocol: Protocols, store: Store) -> None:
     made, chosen = toy(images=8, wrong=2), protocol(shard=8, threat="Linf:0.02")
     standard, expected = run(made, chosen, store, "autoattack")

@@ -22,6 +22,9 @@ from benchmark.results.entry import Entry, read_entry
 from benchmark.specs import recipes
 from methods.training.optim import learning_rate
 
+pytestmark = pytest.mark.xdist_group("experiments")
+"""What the tests share is made in one worker."""
+
 OVERRIDES = ("backbone.widen=1", "train.batch_size=128", "train.epochs=2", "train.warmup_steps=0")
 SETTINGS = tuple(part for override in OVERRIDES for part in ("--set", override))
 FEW = ("--device", "cpu", "--limit", "20", "--metrics", "clean,pgd20")

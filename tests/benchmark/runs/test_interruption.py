@@ -1,15 +1,12 @@
-"""kill -9 at random moments of training and evaluation, then the same command: nothing but the clock differs."""
+"""kill -9 at writes of training and evaluation, then the same command: nothing but the clock differs."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +16,18 @@ import pytest
 from benchmark.cli import main
 from benchmark.results.entry import read_entry
 
+pytestmark = pytest.mark.xdist_group("interruption")
+"""What the tests share is made in one worker."""
+
 ROOT = Path(__file__).resolve().parents[3]
-PATIENCE = 120.0
 
 # At this radius the first attacks of AutoAttack break nearly all images, and the slow ones have nothing to do. The
 # energies are what tells two runs apart: they are continuous, and depend on the random start of the attack.
 PROTOCOL = """
 id: interrupted-v1
 dataset: digits
-threat: Linf:0.15
-shard: 10
+threat: Linf:0.3
+shard: 5
 metrics:
   clean: {}
   pgd20: {}
@@ -38,7 +37,7 @@ metrics:
 SETTINGS = {
     "backbone.widen": 1,
     "train.epochs": 3,
-    "train.batch_size": 64,
+    "train.batch_size": 256,
     "train.warmup_steps": 0,
     # Every step is a checkpoint to resume from, and a line of the log.
     "train.checkpoint_seconds": 0,
@@ -50,7 +49,7 @@ def arguments(root: Path) -> list[str]:
     (root / "protocol.yaml").write_text(PROTOCOL)
     settings = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
     places = ["--runs", str(root / "runs"), "--leaderboards", str(root / "leaderboards")]
-    chosen = ["--methods", "standard", "--device", "cpu", "--limit", "40", "--protocol", str(root / "protocol.yaml")]
+    chosen = ["--methods", "standard", "--device", "cpu", "--limit", "20", "--protocol", str(root / "protocol.yaml")]
     return ["run", *chosen, *settings, *places]
 
 
@@ -60,22 +59,43 @@ def to_the_end(root: Path) -> None:
     assert not stop.value.code
 
 
-def kill_after(root: Path, begun: Callable[[], bool], delay: float) -> None:
-    """Start the command in a process of its own, and kill it ``delay`` seconds after ``begun``."""
-    command = [sys.executable, "-m", "benchmark", *arguments(root)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        limit = time.monotonic() + PATIENCE
-        while not begun():
-            assert process.poll() is None, "the command ended before it could be interrupted"
-            assert time.monotonic() < limit
-            time.sleep(0.005)
-        time.sleep(delay)
-    finally:
-        process.kill()
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL
+# Where a process is killed is counted and not timed: it has written a whole file, which is not in its place yet. It is
+# a fork of one that has imported everything, which takes longer than the command: a misspelt recipe is refused last.
+KILLED = """
+import contextlib, fnmatch, json, os, signal, sys
+from benchmark.cli import main
+
+with contextlib.suppress(SystemExit):
+    main(["run", "--methods", "misspelt"])
+arguments, kills = json.loads(sys.argv[1])
+replace = os.replace
+
+def killing(pattern, left):
+    def replaced(source, target):
+        nonlocal left
+        left -= fnmatch.fnmatch(os.path.basename(target), pattern)
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+    return replaced
+
+for pattern, number in kills:
+    child = os.fork()
+    if child == 0:
+        os.replace = killing(pattern, number)
+        main(arguments)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (pattern, number, status)
+"""
+
+
+def killed_at(root: Path, *kills: tuple[str, int]) -> None:
+    """Run the command in a process of its own for each kill, which is at so many writes of files with such a name."""
+    call = [sys.executable, "-c", KILLED, json.dumps([arguments(root), kills])]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(call, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
 
 
 def numbers(root: Path) -> dict[str, Any]:
@@ -105,24 +125,34 @@ def training(root: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in kept}
 
 
-def test_killed_run_ends_with_the_numbers_of_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for root in (whole, killed):
-        root.mkdir()
-    to_the_end(whole)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the command ran uninterrupted; read only."""
+    root = tmp_path_factory.mktemp("whole")
+    to_the_end(root)
+    return root
 
-    seed = random.SystemRandom().randrange(10**6)
+
+def test_killed_run_ends_with_the_numbers_of_an_uninterrupted_one(whole: Path, tmp_path: Path) -> None:
+    # In the second of three epochs of six steps; and at the first shard of AutoAttack, after four each of clean, PGD.
+    killed_at(tmp_path, ("state.pt", 8), ("shard-*.npz", 9))
+    assert [manifest(tmp_path)["status"], *tmp_path.glob("leaderboards/**/*.json")] == ["finished"]
+    assert len(list(tmp_path.glob("runs/measurements/*/shard-*.npz"))) == 8
+    to_the_end(tmp_path)
+    assert numbers(tmp_path) == numbers(whole)
+    assert training(tmp_path) == training(whole)
+    assert not list(tmp_path.rglob("state.pt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_run_killed_again_and_again_ends_with_the_numbers_of_an_uninterrupted_one(
+    whole: Path, tmp_path: Path, seed: int
+) -> None:
     draw = random.Random(seed)
-    # Early enough that work is left when the signal comes; four shards each of clean, PGD and AutoAttack come first.
-    delay, wanted = draw.uniform(0, manifest(whole)["seconds"] / 2), draw.randrange(1, 10)
-    print(f"seed {seed}: killed {delay:.3f} s after the first step, and after {wanted} shards")
-
-    kill_after(killed, lambda: any(killed.glob("runs/standard/digits/*/state.pt")), delay)
-    assert not any(killed.glob("runs/standard/digits/*/manifest.json")), "no training was interrupted"
-    kill_after(killed, lambda: len(list(killed.glob("runs/measurements/*/shard-*.npz"))) >= wanted, 0)
-    assert not any(killed.glob("leaderboards/**/*.json")), "no evaluation was interrupted"
-    to_the_end(killed)
-
-    assert numbers(killed) == numbers(whole)
-    assert training(killed) == training(whole)
+    # More than twenty writes are left after the last kill, whatever was drawn: each gets at most 7 further.
+    killed_at(tmp_path, *(("*", draw.randrange(1, 8)) for _ in range(5)))
+    to_the_end(tmp_path)
+    assert numbers(tmp_path) == numbers(whole)
+    assert training(tmp_path) == training(whole)
     assert not list(tmp_path.rglob("state.pt"))

@@ -13,10 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
-from benchmark.attacks.cascade import Cascade, WrongBoxFAB
 from benchmark.evaluation.runner import evaluate
 from benchmark.models.subject import Subject, weights_digest
 from benchmark.results.entry import Measurement, ProtocolInfo
@@ -51,27 +49,8 @@ def robust_to(radius: float, images: int = 6) -> Any:
     return subject, ImageSet(x, y)
 
 
-@pytest.fixture(params=["brief", pytest.param("whole", marks=pytest.mark.slow)])
-def attacks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let AutoAttack, standard and custom, take a fifth of its iterations and 50 queries of Square; or all."""
-    if request.param == "whole":
-        return
-    whole = Cascade._adversary
-
-    def brief(cascade: Cascade, *arguments: Any) -> AutoAttack:
-        made = whole(cascade, *arguments)
-        for attack in (made.apgd, made.apgd_targeted, made.fab):
-            # The released evaluator's own FAB stands around one, and has next to no image to attack.
-            if not isinstance(attack, WrongBoxFAB):
-                attack.n_iter //= 5
-        made.square.n_queries = 50
-        return made
-
-    monkeypatch.setattr(Cascade, "_adversary", brief)
-
-
 @pytest.fixture
-def measured(toy: Any, store: Store, attacks: None) -> Callable[..., Callable[[gaps.Change], Measurement]]:
+def measured(toy: Any, store: Store, cut_autoattack: Any) -> Callable[..., Callable[[gaps.Change], Measurement]]:
     """Make the function that measures one stop."""
 
     def make(subject: Subject, images: ImageSet) -> Callable[[gaps.Change], Measurement]:
@@ -251,7 +230,7 @@ def make():
 """
 
 
-@pytest.mark.usefixtures("attacks")
+@pytest.mark.usefixtures("cut_autoattack")
 def test_command_walks_a_model_and_says_where_the_files_are(tmp_path: Path, command: Any) -> None:
     _, images = robust_to(0.03, images=4)
     x, y = images.unit().numpy(), images.labels.numpy()

@@ -28,6 +28,9 @@ from methods.primitives.losses import cross_entropy
 from methods.primitives.modes import frozen
 from methods.primitives.threat import ThreatModel
 
+pytestmark = pytest.mark.xdist_group("masking power")
+"""What the tests share is made in one worker."""
+
 CPU = torch.device("cpu")
 SMALL = masking.Config(images=40, restarts=1, corners=10, queries=60, draws=2)
 

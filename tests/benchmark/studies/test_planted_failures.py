@@ -80,7 +80,9 @@ def test_k_wta_keeps_the_largest_activations_of_each_image(activation: Callable[
         def forward(self, x: Tensor) -> Tensor:
             return activation(x)
 
-    x = torch.arange(1.0, 11.0)[torch.randperm(10)].repeat(2, 1) * torch.tensor([[1.0], [0.1]])
+    x = torch.arange(1.0, 11.0)[torch.randperm(10, generator=torch.Generator().manual_seed(0))].repeat(
+        2, 1
+    ) * torch.tensor([[1.0], [0.1]])
     out = planted_failures.KWTA(Activated())(x)
     kept = out != 0
     assert kept.sum(1).tolist() == [10 * planted_failures.WINNERS] * 2
