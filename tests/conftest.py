@@ -25,7 +25,8 @@ torch.set_num_threads(1)
 def _seed(name: str) -> None:
     """Seed the global random generators of torch, NumPy and Python by a name."""
     seed = zlib.crc32(name.encode())
-    torch.manual_seed(seed)
+    # torch.manual_seed does the same, and takes a millisecond more for the sake of GPUs.
+    torch.default_generator.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
 
