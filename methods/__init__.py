@@ -20,17 +20,21 @@ GROUP = "trilemma.methods"
 _NOT_PAPERS = {"errors", "files"}
 
 
+def _own_modules() -> dict[str, str]:
+    """Map the name of each method of this directory to its module."""
+    return {
+        module.name: f"{__name__}.{module.name}"
+        for module in iter_modules(__path__)
+        if not module.ispkg and module.name not in _NOT_PAPERS
+    }
+
+
 def _modules() -> dict[str, str]:
     """Map each method's name to the module that holds it."""
     # Not at the top: `--help` imports this package, asks for no entry point, and would take a tenth longer.
     from importlib.metadata import entry_points
 
-    own = {
-        module.name: f"{__name__}.{module.name}"
-        for module in iter_modules(__path__)
-        if not module.ispkg and module.name not in _NOT_PAPERS
-    }
-    return {point.name: point.module for point in entry_points(group=GROUP)} | own
+    return {point.name: point.module for point in entry_points(group=GROUP)} | _own_modules()
 
 
 def names() -> list[str]:
@@ -46,7 +50,10 @@ def get(name: str) -> type[Method]:
     """
     from methods.training.method import Method
 
-    modules = _modules()
+    # Entry points are in a file of every installed distribution; only a name from elsewhere needs them.
+    modules = _own_modules()
+    if name not in modules:
+        modules = _modules()
     if name not in modules:
         raise InputError(f'There is no method "{name}".{nearest(name, modules)}')
     try:

@@ -48,15 +48,13 @@ def read(root: Path) -> Pool:
 
 
 def find_archive(root: Path) -> Path:
-    """Look for the archive at $BENCHMARK_DATA (itself, or a folder with it), in ``root``, in ../shared/data.
+    """Look for the archive at $BENCHMARK_DATA (itself, or a folder with it), then in ``root``.
 
-    The last is relative to the project folder, for a developer's checkout.
+    Raises:
+        InputError: it is at neither place.
     """
-    places = [root, Path(__file__).resolve().parents[3] / "shared" / "data"]
     named = os.environ.get("BENCHMARK_DATA")
-    if named:
-        places.insert(0, Path(named))
-    for place in places:
+    for place in [Path(named), root] if named else [root]:
         archive = place / ARCHIVE if place.is_dir() else place
         if archive.is_file():
             return archive

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -279,7 +280,7 @@ def overlay(base: Any, mapping: object, where: str) -> Any:
 def _values(base: Any, mapping: object, where: str) -> dict[str, Any]:
     if not isinstance(mapping, Mapping):
         raise InputError(f'"{where}" must be a mapping of settings, not {mapping!r}.')
-    hints = get_type_hints(type(base))
+    hints = _hints(type(base))
     names = {item.name for item in fields(base)}
     values: dict[str, Any] = {}
     for key, value in mapping.items():
@@ -297,11 +298,20 @@ def _values(base: Any, mapping: object, where: str) -> dict[str, Any]:
 def _value(expected: Any, value: object, where: str) -> Any:
     try:
         plain = value if expected is str else _fractions(value)
-        return TypeAdapter(expected).validate_json(json.dumps(plain), strict=True)
+        return _adapter(expected).validate_json(json.dumps(plain), strict=True)
     except ValidationError as error:
         raise InputError(f'"{where}" is {value!r}: {error.errors()[0]["msg"]}.') from error
     except TypeError as error:
         raise InputError(f'"{where}" is {value!r}, which is no plain value.') from error
+
+
+_hints = cache(get_type_hints)
+
+
+@cache
+def _adapter(expected: Any) -> TypeAdapter[Any]:
+    """Return what checks values of a type; making it costs a hundred times what a check does."""
+    return TypeAdapter(expected)
 
 
 def _fractions(value: object) -> object:

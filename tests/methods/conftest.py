@@ -56,7 +56,7 @@ def network(digits: Dataset) -> Callable[..., Classifier]:
 
     def make(**settings: Any) -> Classifier:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             config = overlay(BackboneConfig(depth=10, widen=1), settings, "backbone")
             return build(config, digits.num_classes, digits.image_shape, digits.mean, digits.std)
 
@@ -93,7 +93,7 @@ def make_method(digits: Dataset) -> Callable[..., Method]:
         config = overlay(cls.Config(), merged(TINY.get(name, {}), options or {}), "options")
         task = Task(ThreatModel.parse(threat), digits.num_classes, digits.image_shape, 0, density_batch, batch_size=16)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             method = cls(config, task)
         method.prepare(digits.train)
         return method

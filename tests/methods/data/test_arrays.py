@@ -8,14 +8,12 @@ import torch
 from methods.data import load
 from methods.errors import InputError
 
-RNG = np.random.default_rng(0)
-
 
 def content(**changes: Any) -> dict[str, Any]:
     arrays = {
-        "x_train": RNG.integers(0, 256, (6, 3, 8, 9), dtype=np.uint8),
+        "x_train": np.random.default_rng(0).integers(0, 256, (6, 3, 8, 9), dtype=np.uint8),
         "y_train": np.array([0, 1, 2, 0, 1, 2]),
-        "x_test": RNG.integers(0, 256, (3, 3, 8, 9), dtype=np.uint8),
+        "x_test": np.random.default_rng(1).integers(0, 256, (3, 3, 8, 9), dtype=np.uint8),
         "y_test": np.array([2, 1, 0]),
     }
     return {key: value for key, value in {**arrays, **changes}.items() if value is not None}
@@ -49,13 +47,13 @@ def test_nhwc_is_turned_round(tmp_path: Path) -> None:
 
 
 def test_nchw_wins_where_both_are_possible(tmp_path: Path) -> None:
-    x = RNG.integers(0, 256, (6, 3, 8, 1), dtype=np.uint8)
+    x = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 1), dtype=np.uint8)
     assert load(write(tmp_path, content(x_train=x, x_test=x[:3]))).image_shape == (3, 8, 1)
 
 
 @pytest.mark.parametrize("kind", ["float16", "float32", "float64", ">f4"])
 def test_floats_stay_floats(kind: str, tmp_path: Path) -> None:
-    x = RNG.random((6, 1, 8, 8)).astype(kind)
+    x = np.random.default_rng(0).random((6, 1, 8, 8)).astype(kind)
     dataset = load(write(tmp_path, content(x_train=x, x_test=x[:3])))
     assert dataset.train.images.dtype == torch.float32
     assert torch.equal(dataset.train.images, torch.from_numpy(x.astype(np.float32)))
@@ -141,7 +139,8 @@ def test_damaged_array_is_named(tmp_path: Path) -> None:
 
 
 def generated(folder: Path, **changes: Any) -> Path:
-    arrays = {"image": RNG.integers(0, 256, (4, 8, 8, 1), dtype=np.uint8), "label": np.array([0, 9, 3, 3])} | changes
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
+    arrays = {"image": images, "label": np.array([0, 9, 3, 3])} | changes
     np.savez(folder / "generated.npz", **{key: value for key, value in arrays.items() if value is not None})
     return folder / "generated.npz"
 

@@ -10,6 +10,9 @@ from PIL import Image
 from methods.data import cifar_jpeg, load
 from methods.errors import InputError
 
+REAL_ARCHIVE = Path(__file__).resolve().parents[4] / "shared" / "data" / cifar_jpeg.ARCHIVE
+"""Real images where developers keep them, beside the project's folder."""
+
 
 def jpeg(value: int, side: int = 8) -> bytes:
     file = io.BytesIO()
@@ -37,11 +40,9 @@ def tiny_files() -> dict[str, bytes]:
 
 
 @pytest.fixture(autouse=True)
-def no_archive_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Hide the developer's own archive, whichever way it is announced."""
+def no_archive_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the archive that the environment names."""
     monkeypatch.delenv("BENCHMARK_DATA", raising=False)
-    source = tmp_path / "project" / "methods" / "data" / "cifar_jpeg.py"
-    monkeypatch.setattr(cifar_jpeg, "__file__", str(source))
 
 
 @pytest.fixture
@@ -96,18 +97,31 @@ def test_another_archive_does_not_meet_the_old_cache(archive: Path, tmp_path: Pa
 
 
 def test_places_of_the_archive_in_order(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root, shared = tmp_path / "root", tmp_path / "shared" / "data"
-    for folder in (root, shared):
-        folder.mkdir(parents=True)
-        write_archive(folder / cifar_jpeg.ARCHIVE, tiny_files())
+    root = tmp_path / "root"
+    root.mkdir()
+    write_archive(root / cifar_jpeg.ARCHIVE, tiny_files())
     monkeypatch.setenv("BENCHMARK_DATA", str(archive))
     assert cifar_jpeg.find_archive(root) == archive
     monkeypatch.setenv("BENCHMARK_DATA", str(archive.parent))
     assert cifar_jpeg.find_archive(root) == archive
     monkeypatch.setenv("BENCHMARK_DATA", str(tmp_path / "nowhere"))
     assert cifar_jpeg.find_archive(root) == root / cifar_jpeg.ARCHIVE
-    (root / cifar_jpeg.ARCHIVE).unlink()
-    assert cifar_jpeg.find_archive(root) == shared / cifar_jpeg.ARCHIVE
+    monkeypatch.delenv("BENCHMARK_DATA")
+    assert cifar_jpeg.find_archive(root) == root / cifar_jpeg.ARCHIVE
+
+
+@pytest.mark.parametrize("beside", ["shared/data", "data", "."])
+def test_no_place_is_searched_that_the_user_did_not_name(
+    beside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither beside the project's folder nor in it nor where the command runs."""
+    monkeypatch.setattr(cifar_jpeg, "__file__", str(tmp_path / "project" / "methods" / "data" / "cifar_jpeg.py"))
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path / beside, tmp_path / "project" / beside):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_archive(folder / cifar_jpeg.ARCHIVE, tiny_files())
+    with pytest.raises(InputError, match="cifar10-jpeg needs"):
+        cifar_jpeg.find_archive(tmp_path / "root")
 
 
 def test_missing_archive_says_what_to_set(tmp_path: Path) -> None:
@@ -144,12 +158,10 @@ def test_root_that_cannot_hold_the_cache(archive: Path, tmp_path: Path, monkeypa
         cifar_jpeg.read(root)
 
 
-def test_the_real_archive_has_the_layout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    try:
-        archive = cifar_jpeg.find_archive(Path("data"))
-    except InputError as error:
-        pytest.skip(str(error))
+def test_the_real_archive_has_the_layout() -> None:
+    archive = REAL_ARCHIVE
+    if not archive.is_file():
+        pytest.skip(f"needs the archive of real images, {archive}, which is not part of the project")
     with tarfile.open(archive) as tar:
         members = [tar.next() for _ in range(4)]
         pictures = [member for member in members if member is not None and member.isfile()]

@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,12 @@ FAULTS = {
     "forgetting": "accuracy_drop",
 }
 """Faults that :class:`Faulty` has, and the alarm that each must raise."""
+
+
+def thoroughly(*fast: str) -> list[Any]:
+    """Return every fault as a parameter, those beside the named ones for the slow tests."""
+    assert set(fast) <= FAULTS.keys()
+    return [pytest.param(fault, marks=() if fault in fast else pytest.mark.slow) for fault in FAULTS]
 
 
 class Faulty(Standard):
@@ -136,6 +143,12 @@ def planted(monkeypatch: pytest.MonkeyPatch, **attributes: Any) -> type[Faulty]:
     return method
 
 
+@pytest.fixture
+def make_experiment(make_experiment: Make) -> Make:
+    """Make experiments whose validation, half of such a training's time, attacks with two steps."""
+    return partial(make_experiment, select_attack={"steps": 2})
+
+
 def steps(log: list[Row]) -> list[Row]:
     return [line for line in log if "lr" in line]
 
@@ -163,7 +176,8 @@ def strict(text: str) -> list[Row]:
     return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+# Of each kind one: seen by a step, by a validation alone, after some patience, and in the accuracy.
+@pytest.mark.parametrize("fault", thoroughly("explosion", "weights", "dead buffer", "forgetting"))
 def test_every_fault_ends_in_a_rollback_and_a_finished_run(
     fault: str, make_experiment: Make, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +210,7 @@ def test_every_fault_ends_in_a_rollback_and_a_finished_run(
     assert not list(folder.glob("*.pt"))
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", thoroughly("loss", "saturation"))
 def test_every_fault_ends_in_a_clear_stop(
     fault: str, make_experiment: Make, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,17 +242,26 @@ def test_every_fault_ends_in_a_clear_stop(
     assert not list(folder.glob("*.pt"))
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_by_default_only_non_finite_values_stop_a_training(
-    fault: str, make_experiment: Make, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_fault_is_seen_in_its_log_and_by_default_only_non_finite_values_stop(
+    make_experiment: Make, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planted(monkeypatch, fault=fault, at=4)
-    experiment = make_experiment("standard", epochs=2)
-    if FAULTS[fault] == "nonfinite":
-        with pytest.raises(TrainingFailed, match=r"became non-finite at step [56]\.$"):
-            train(experiment, digits, tmp_path, CPU)
-    else:
-        assert read_manifest(train(experiment, digits, tmp_path, CPU))["restarts"] == 0
+    """The log of a training without limits, read again with limits, names the fault: what a guard would act on."""
+    seen: dict[str, list[tuple[str, bool]]] = {}
+    for fault in ("none", *FAULTS):
+        # From step 8 on; the third validation, at step 9, is the last one.
+        planted(monkeypatch, fault=fault, at=7)
+        default = guarded(make_experiment, Guard())
+        experiment = replace(default, train=replace(default.train, epochs=3))
+        runs = tmp_path / fault
+        if FAULTS.get(fault) == "nonfinite":
+            with pytest.raises(TrainingFailed, match=r"became non-finite at step [89]\.$"):
+                train(experiment, digits, runs, CPU)
+        else:
+            assert read_manifest(train(experiment, digits, runs, CPU))["restarts"] == 0
+        log = run_folder(runs, experiment, digits) / "log.jsonl"
+        alarms = replay(strict(log.read_text()), LIMITS)
+        seen[fault] = list(dict.fromkeys((alarm.cause, 8 <= alarm.step <= 9) for alarm in alarms))
+    assert seen == {"none": []} | {fault: [(cause, True)] for fault, cause in FAULTS.items()}
 
 
 def test_collapse_that_comes_back_stops_the_training(
@@ -268,7 +291,7 @@ def test_collapse_that_comes_back_stops_the_training(
         train(experiment, digits, tmp_path, CPU)
 
 
-@pytest.mark.parametrize("at", [0, 1, 4])
+@pytest.mark.parametrize("at", [0, pytest.param(1, marks=pytest.mark.slow), 4])
 def test_collapse_before_the_second_validation_goes_back_to_the_start(
     at: int, make_experiment: Make, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,7 +399,9 @@ class Once(Standard):
         return losses
 
 
-@pytest.mark.parametrize("optimizer", [{"optimizer": "adam", "lr": 0.01}, {"momentum": 0.9}])
+@pytest.mark.parametrize(
+    "optimizer", [{"optimizer": "adam", "lr": 0.01}, pytest.param({"momentum": 0.9}, marks=pytest.mark.slow)]
+)
 def test_every_part_of_the_state_is_rolled_back(
     optimizer: dict[str, Any],
     make_experiment: Make,
@@ -417,7 +442,7 @@ def interrupt_write(monkeypatch: pytest.MonkeyPatch, number: int, late: bool) ->
     return written
 
 
-@pytest.mark.parametrize("fault", ["dead buffer", "forgetting"])
+@pytest.mark.parametrize("fault", ["dead buffer", pytest.param("forgetting", marks=pytest.mark.slow)])
 def test_resume_restores_what_the_detector_has_seen(
     fault: str, make_experiment: Make, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -443,9 +468,17 @@ def test_resume_restores_what_the_detector_has_seen(
     assert read_manifest(folder)["interventions"][0]["cause"] == FAULTS[fault]
 
 
-@pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9])
+@pytest.mark.parametrize(
+    ("checkpoint_seconds", "count"),
+    [(0.0, 2), *(pytest.param(seconds, 12, marks=pytest.mark.slow) for seconds in (0.0, 1e9))],
+)
 def test_interrupted_at_any_file_a_rolled_back_run_ends_with_the_same_bits(
-    checkpoint_seconds: float, make_experiment: Make, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint_seconds: float,
+    count: int,
+    make_experiment: Make,
+    digits: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     planted(monkeypatch, fault="loss")
     experiment = make_experiment("standard", epochs=5, checkpoint_seconds=checkpoint_seconds)
@@ -458,7 +491,7 @@ def test_interrupted_at_any_file_a_rolled_back_run_ends_with_the_same_bits(
     ]
     # The manifest is last: with it, the run has ended.
     moments = list(itertools.product(range(len(names) - 1), (False, True)))
-    for number, late in random.sample(moments, 3):
+    for number, late in random.Random(0).sample(moments, count):
         runs = tmp_path / f"{number} {late}"
         with monkeypatch.context() as patch:
             interrupt_write(patch, number, late)
@@ -469,12 +502,22 @@ def test_interrupted_at_any_file_a_rolled_back_run_ends_with_the_same_bits(
         assert [name for name in expected if found[name] != expected[name]] == [], (names[number], number, late)
 
 
-@pytest.mark.parametrize("fault", ["NaN", "explosion", "dead buffer"])
-@pytest.mark.parametrize("action", ["rollback", "stop"])
+@pytest.mark.parametrize(
+    ("action", "fault"),
+    [
+        ("rollback", "dead buffer"),
+        ("stop", "NaN"),
+        *(
+            pytest.param(action, fault, marks=pytest.mark.slow)
+            for action, fault in itertools.product(("rollback", "stop"), ("NaN", "explosion", "dead buffer"))
+            if (action, fault) not in {("rollback", "dead buffer"), ("stop", "NaN")}
+        ),
+    ],
+)
 def test_jem_never_ends_in_a_silent_collapse(
     action: Any, fault: str, make_experiment: Make, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at = random.randrange(STEPS - LIMITS.patience)
+    at = random.Random(f"{action} {fault}").randrange(STEPS - LIMITS.patience)
 
     class FaultyJEM(JEM):
         def loss(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
