@@ -18,7 +18,7 @@ from benchmark.results.reported import Number, differences, quoted
 from benchmark.specs import registry
 from benchmark.specs.registry import Column
 from methods.errors import InputError
-from methods.training.checkpoint import write_text
+from methods.files import write_text
 
 ABSENT, FAILED = "-", "failed"
 SUSPECT = "suspect: "

@@ -14,7 +14,7 @@ from benchmark.results.significance import Difference, difference, interval
 from benchmark.specs.recipes import find_recipe
 from methods.data.catalogue import slug
 from methods.errors import InputError, nearest
-from methods.primitives.threat import ThreatModel
+from methods.primitives.norm_ball import NormBall
 
 _STEPS_OF_ANOTHER = "cascade_"
 """Columns left out: accuracies on the way to AutoAttack's."""
@@ -145,7 +145,7 @@ class _Table:
         """Tell whether an entry is in such a table."""
         return (
             (self.dataset is None or slug(self.dataset) == slug(entry.dataset))
-            and (self.threat is None or ThreatModel.parse(self.threat) == ThreatModel.parse(entry.threat))
+            and (self.threat is None or NormBall.parse(self.threat) == NormBall.parse(entry.threat))
             and self.n in (None, entry.data.n)
             and (
                 self.protocol is None

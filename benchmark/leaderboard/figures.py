@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from methods.training.checkpoint import write
+from methods.files import write
 
 _STYLES = {
     "clean": ("o", "#999999", True),

@@ -13,7 +13,7 @@ from benchmark.leaderboard import figures
 from benchmark.leaderboard.aggregate import by_protocol, experiments, measured, numbers
 from benchmark.leaderboard.figures import Cascade, Curve, Panel, Point
 from benchmark.results.entry import Entry, Measurement, folder_name, read_entries
-from methods.primitives.threat import ThreatModel
+from methods.primitives.norm_ball import NormBall
 
 _RANKED_BY = ("autoattack", "pgd20", "clean")
 _GENERATION = {
@@ -138,7 +138,7 @@ def _curves(sweep: str) -> Callable[[Path, str, Sequence[Method]], list[Path]]:
         if not lines:
             return []
         if sweep == "eps":
-            return figures.curves(stem, title, lines, _SWEEPS[sweep], ThreatModel.parse(methods[0][1][0].threat).radius)
+            return figures.curves(stem, title, lines, _SWEEPS[sweep], NormBall.parse(methods[0][1][0].threat).radius)
         return figures.curves(stem, title, lines, _SWEEPS[sweep], logarithmic=True, apart=1)
 
     return draw

@@ -24,7 +24,7 @@ from benchmark.leaderboard.page.sections import article, overview
 from benchmark.results.entry import ABLATIONS, Entry, read_entries
 from benchmark.results.reported import beside
 from methods.errors import InputError
-from methods.training.checkpoint import write_text
+from methods.files import write_text
 
 _HIGHER, _LOWER = {"generation_agreement", "inception_score", "half_radius"}, {"fid", "fid_ref", "kid"}
 """Columns besides accuracies of which more, or less, is better; of the others neither is."""

@@ -12,7 +12,7 @@ from PIL import Image
 from benchmark.results.entry import Measurement
 from benchmark.results.store import Store
 from methods.errors import InputError
-from methods.training.checkpoint import write
+from methods.files import write
 
 _TITLES = {
     "class_gaussian": "informative start",

@@ -14,6 +14,8 @@ from pydantic import Field
 from benchmark.specs.schema import Strict, checked
 from methods.data.catalogue import slug
 from methods.errors import InputError
+from methods.files import write_text
+from methods.primitives.norm_ball import NormBall
 
 Value = float | int | str | None
 
@@ -162,8 +164,6 @@ def folder_name(name: str) -> str:
 
 def entry_path(leaderboards: Path, entry: Entry) -> Path:
     """Return where an entry belongs: evaluating a checkpoint again overwrites its own file and no other."""
-    from methods.primitives.threat import ThreatModel
-
     identity = entry.config_digest if entry.subject.kind == "checkpoint" else None
     label = entry.recipe if entry.ablation is None else entry.ablation.row
     parts = [folder_name(label), (identity or entry.subject.weights_digest)[:8]]
@@ -174,7 +174,7 @@ def entry_path(leaderboards: Path, entry: Entry) -> Path:
     parts.append(entry.protocol.hash[:8])
     if entry.partial:
         parts.append(f"n{entry.data.n}")
-    folder = leaderboards / slug(entry.dataset) / ThreatModel.parse(entry.threat).slug
+    folder = leaderboards / slug(entry.dataset) / NormBall.parse(entry.threat).slug
     if entry.ablation is not None:
         folder = folder / ABLATIONS / entry.ablation.name
     return folder / "entries" / f"{'-'.join(parts)}.json"
@@ -191,8 +191,6 @@ def write_entry(leaderboards: Path, entry: Entry) -> Path:
     Raises:
         InputError: the file cannot be written.
     """
-    from methods.training.checkpoint import write_text
-
     path = entry_path(leaderboards, entry)
     write_text(path, _on_one_line(entry.model_dump_json(indent=2)) + "\n")
     return path

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import re
-from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,6 +18,7 @@ from pydantic import AfterValidator, Field
 from benchmark.specs import recipes
 from benchmark.specs.schema import Strict, checked
 from methods.errors import InputError, nearest
+from methods.primitives.norm_ball import NormBall
 
 if TYPE_CHECKING:
     from benchmark.results.entry import Entry
@@ -51,25 +51,11 @@ _BESIDE = {"cifar10-jpeg": "cifar10"}
 """Data sets that no publication has -> the one whose numbers stand beside theirs."""
 
 
-def radius(threat: str) -> tuple[str, Fraction]:
-    """Return norm and eps of a threat model such as ``Linf:8/255``, exact, without loading torch.
-
-    Raises:
-        ValueError: the text is anything else.
-    """
-    norm, colon, eps = threat.partition(":")
-    if norm not in ("Linf", "L2") or not colon:
-        raise ValueError('a threat model is written "Linf:8/255" or "L2:0.5"')
-    try:
-        return norm, Fraction(eps)
-    except (ValueError, ZeroDivisionError):
-        raise ValueError('an eps is written "8/255" or "0.031"') from None
-
-
 def _threat(text: str) -> str:
-    if text:
-        radius(text)
-    return text
+    try:
+        return text and str(NormBall.parse(text))
+    except InputError as error:
+        raise ValueError(str(error).rstrip(".")) from error
 
 
 Text = Annotated[str, Field(min_length=1)]
@@ -166,7 +152,7 @@ def _evaluation(number: Number, entry: Entry) -> dict[str, bool]:
     known, same = None not in kinds, kinds[0] == kinds[1]
     attacked, images = number.metric not in _UNATTACKED, number.metric in _IMAGES
     return {
-        "eps": attacked and (not number.threat or radius(number.threat) != radius(entry.threat)),
+        "eps": attacked and (not number.threat or NormBall.parse(number.threat) != NormBall.parse(entry.threat)),
         "attack": attacked and known and not same,
         "noise": not images and known and (number.protocol in _NOISY) != (own in _NOISY),
         "generation": images and not (known and same),

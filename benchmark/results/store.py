@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from benchmark.results.entry import Measurement
 from methods.errors import InputError
-from methods.training.checkpoint import write, write_json, write_text
+from methods.files import write, write_json, write_text
 
 Arrays = dict[str, np.ndarray]
 

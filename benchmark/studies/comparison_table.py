@@ -21,7 +21,7 @@ from benchmark.leaderboard.figures import Versus
 from benchmark.results.entry import Entry, entry_path, picture_path
 from benchmark.results.reported import FLAGS, Number, differences
 from benchmark.studies.targets import APART, Column, Row, Scale, Target
-from methods.training.checkpoint import write_text
+from methods.files import write_text
 
 NONE = "none"
 _NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
