@@ -16,7 +16,7 @@ import io
 import json
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,20 +29,18 @@ from benchmark.evaluation import evidence
 from benchmark.evaluation.runner import exact
 from benchmark.evaluation.shards import percent
 from benchmark.models.subject import Subject, from_checkpoint
-from benchmark.results.entry import Entry, Measurement, entry_path, read_entry, unpack
+from benchmark.results.entry import Entry, Measurement, read_entry, unpack
+from benchmark.results.layout import bundle_path, entry_path, weights_path
 from benchmark.results.store import Arrays, Store
 from benchmark.specs import registry
 from benchmark.specs.schema import Strict, checked
 from methods.data import Dataset, load
-from methods.data.catalogue import slug
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
 from methods.training.checkpoint import FILES
 from methods.training.checkpoint import write as write_file
 
 FORMAT = 1
-BUNDLES, WEIGHTS = "evidence", "weights"
-"""Folders beside entries/, and beside the threat models of a data set."""
 MAX_WEIGHTS = 1_000_000
 """Bytes. Larger weights are too much for a repository that keeps every entry's; they stay with their run."""
 ROUNDING = 1e-4
@@ -98,16 +96,6 @@ class Verification:
     def passed(self) -> bool:
         """Whether no check failed."""
         return all(line.passed is not False for line in self.lines)
-
-
-def bundle_path(entry_file: Path) -> Path:
-    """Return where the bundle of the entry in this file lies."""
-    return entry_file.parents[1] / BUNDLES / f"{entry_file.stem}.npz"
-
-
-def weights_path(folder: Path, entry: Entry) -> Path:
-    """Return where the weights of an entry lie, where they are small; ``folder`` is the one of its table."""
-    return folder.parent / WEIGHTS / f"{entry.subject.weights_digest[:16]}.safetensors"
 
 
 def weights_file(entry_file: Path, entry: Entry, checkpoint: Path | None) -> Path:
@@ -520,19 +508,3 @@ def _counted(check: str, passed: Tensor, text: str) -> Line:
 def _rounded(margin: Tensor) -> str:
     near = int((margin.abs() <= ROUNDING).sum())
     return f", {near} decided by rounding here" if near else ""
-
-
-def drop_stale(folder: Path, entries: dict[Path, Entry]) -> None:
-    """Delete the bundles in a table's folder that no entry there names."""
-    named = {bundle_path(path) for path, entry in entries.items() if entry.evidence is not None}
-    for bundle in (folder / BUNDLES).glob("*.npz"):
-        if bundle not in named:
-            bundle.unlink()
-
-
-def drop_weights(leaderboards: Path, entries: Iterable[Entry]) -> None:
-    """Delete the copies of weights that none of the entries refers to; they are those of all tables."""
-    used = {weights_path(leaderboards / slug(entry.dataset) / "threat", entry) for entry in entries}
-    for weights in leaderboards.glob(f"*/{WEIGHTS}/*.safetensors"):
-        if weights not in used:
-            weights.unlink()

@@ -21,7 +21,6 @@ from benchmark.leaderboard.aggregate import (
     by_protocol,
     card,
     described,
-    drop_pictures,
     experiments,
     identity,
     latex,
@@ -34,7 +33,8 @@ from benchmark.leaderboard.aggregate import (
     replace_files,
 )
 from benchmark.leaderboard.figures import Line, dot_plot
-from benchmark.results.entry import Entry, read_entries
+from benchmark.results import layout
+from benchmark.results.entry import Entry
 from benchmark.results.reported import Number
 from benchmark.results.reported import numbers as published
 from benchmark.specs import recipes as files
@@ -134,8 +134,8 @@ def rebuild(folder: Path) -> list[Path]:
     Raises:
         InputError: the ablation, or an entry, is missing or malformed; or a file cannot be written.
     """
-    entries = read_entries(folder)
-    drop_pictures(folder, entries)
+    entries = layout.read_entries(folder)
+    layout.drop_pictures(folder, entries)
     figure = folder / "figure.png"
     if not entries:
         figure.unlink(missing_ok=True)

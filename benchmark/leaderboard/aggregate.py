@@ -13,7 +13,7 @@ import numpy as np
 from tabulate import tabulate
 
 from benchmark.results import significance
-from benchmark.results.entry import PICTURES, Entry, Value, picture_path, unpack
+from benchmark.results.entry import Entry, Value, unpack
 from benchmark.results.reported import Number, differences, quoted
 from benchmark.specs import registry
 from benchmark.specs.registry import Column
@@ -291,15 +291,3 @@ def replace_files(folder: Path, files: dict[str, str], replaced: Sequence[str]) 
         if stale.name not in files:
             stale.unlink()
     return [folder / name for name in sorted(files)]
-
-
-def drop_pictures(folder: Path, entries: dict[Path, Entry]) -> None:
-    """Delete the pictures in a table's folder whose entry is gone, or has measured no generated images."""
-    generated = {
-        picture_path(path)
-        for path, entry in entries.items()
-        if (found := entry.measurements.get("generation")) is not None and found.status == "done"
-    }
-    for picture in (folder / PICTURES).glob("*.png"):
-        if picture not in generated:
-            picture.unlink()

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.leaderboard.aggregate import by_protocol, experiments, measured, metric_columns, verdicts
-from benchmark.results.entry import Entry, entry_path, read_entries, read_entry
+from benchmark.results.entry import Entry, read_entry
+from benchmark.results.layout import entry_path, read_entries, table_folders
 from benchmark.results.significance import Difference, difference, interval
 from benchmark.specs.recipes import find_recipe
 from methods.data.catalogue import slug
@@ -164,7 +165,7 @@ def _rows(names: Sequence[str], leaderboards: Path, wanted: _Table) -> dict[str,
     places: dict[Path, dict[str, Sequence[Entry]]] = {}
     known: set[str] = set()
     matched: set[str] = set()
-    for folder in sorted(path.parent for path in leaderboards.glob("*/*/entries")):
+    for folder in table_folders(leaderboards):
         entries = {path: entry for path, entry in read_entries(folder).items() if wanted.has(entry)}
         for group in by_protocol(entries, "").values():
             table = experiments(group)

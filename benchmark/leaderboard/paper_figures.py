@@ -12,7 +12,8 @@ import numpy as np
 from benchmark.leaderboard import figures
 from benchmark.leaderboard.aggregate import by_protocol, experiments, measured, numbers
 from benchmark.leaderboard.figures import Cascade, Curve, Panel, Point
-from benchmark.results.entry import Entry, Measurement, folder_name, read_entries
+from benchmark.results.entry import Entry, Measurement
+from benchmark.results.layout import folder_name, read_entries, table_folders
 from methods.primitives.norm_ball import NormBall
 
 _RANKED_BY = ("autoattack", "pgd20", "clean")
@@ -48,7 +49,7 @@ def write_figures(leaderboards: Path, folder: Path) -> list[Path]:
             written; the sentence names the file.
     """
     written: list[Path] = []
-    for table in sorted(path.parent for path in leaderboards.glob("*/*/entries") if path.is_dir()):
+    for table in table_folders(leaderboards):
         for group in by_protocol(read_entries(table), "leaderboard").values():
             methods = _methods(group)
             first = methods[0][1][0]

@@ -21,7 +21,8 @@ from urllib.parse import quote
 from benchmark.leaderboard.aggregate import by_protocol, difference, metric_columns
 from benchmark.leaderboard.page.facts import AblationTable, Link, Row, Table, is_accuracy, rows_of
 from benchmark.leaderboard.page.sections import article, overview
-from benchmark.results.entry import ABLATIONS, Entry, read_entries
+from benchmark.results.entry import Entry
+from benchmark.results.layout import ABLATIONS, read_entries
 from benchmark.results.reported import beside
 from methods.errors import InputError
 from methods.files import write_text

@@ -25,7 +25,6 @@ from benchmark.leaderboard.aggregate import (
     card,
     described,
     difference,
-    drop_pictures,
     experiments,
     identity,
     interval,
@@ -40,7 +39,8 @@ from benchmark.leaderboard.aggregate import (
     span,
     verdicts,
 )
-from benchmark.results.entry import ABLATIONS, Entry, read_entries
+from benchmark.results import layout
+from benchmark.results.entry import Entry
 from benchmark.results.reported import FLAGS, quoted
 from benchmark.results.significance import places
 
@@ -134,19 +134,16 @@ def rebuild(leaderboards: Path) -> list[Path]:
         InputError: an entry or an ablation is malformed or in the wrong folder, two entries are the same run, or a
             file cannot be written; the sentence names the file.
     """
-    # Imported here, for PyTorch comes with it, and what only reads tables does without.
-    from benchmark.evaluation import bundle
-
     written: list[Path] = []
     measured: list[Entry] = []
-    for folder in sorted(path.parent for path in leaderboards.glob("*/*/entries") if path.is_dir()):
-        entries = read_entries(folder)
+    for folder in layout.table_folders(leaderboards):
+        entries = layout.read_entries(folder)
         written += replace_files(folder, _tables(entries), _REPLACED)
-        drop_pictures(folder, entries)
-        bundle.drop_stale(folder, entries)
+        layout.drop_pictures(folder, entries)
+        layout.drop_bundles(folder, entries)
         measured += entries.values()
-    bundle.drop_weights(leaderboards, measured)
-    for folder in sorted(path.parent for path in leaderboards.glob(f"*/*/{ABLATIONS}/*/entries") if path.is_dir()):
+    layout.drop_weights(leaderboards, measured)
+    for folder in layout.ablation_folders(leaderboards):
         written += ablation.rebuild(folder)
     return sorted(written)
 

@@ -12,15 +12,9 @@ import numpy as np
 from pydantic import Field
 
 from benchmark.specs.schema import Strict, checked
-from methods.data.catalogue import slug
 from methods.errors import InputError
-from methods.files import write_text
-from methods.primitives.norm_ball import NormBall
 
 Value = float | int | str | None
-
-ABLATIONS, PICTURES, COURT = "ablations", "samples", "court"
-"""Folders beside entries/."""
 
 
 class Check(Strict):
@@ -136,6 +130,10 @@ class Entry(Strict):
     evidence: str | None = None
     """SHA-256 of the bundle with which `verify` checks the entry."""
 
+    def text(self) -> str:
+        """Return the content of the entry's file."""
+        return _on_one_line(self.model_dump_json(indent=2)) + "\n"
+
 
 def pack(correct: np.ndarray) -> str:
     """Return booleans [N] as text: eight to a byte, the first one highest, in base64."""
@@ -157,45 +155,6 @@ def unpack(text: str, n: int) -> np.ndarray:
     return np.unpackbits(packed, count=n).astype(bool)
 
 
-def folder_name(name: str) -> str:
-    """Return a name as one part of a path: ``imagefolder:/data/a`` -> ``imagefolder-data-a``."""
-    return re.sub(r"[^A-Za-z0-9._@+-]+", "-", name).strip("-.") or "unnamed"
-
-
-def entry_path(leaderboards: Path, entry: Entry) -> Path:
-    """Return where an entry belongs: evaluating a checkpoint again overwrites its own file and no other."""
-    identity = entry.config_digest if entry.subject.kind == "checkpoint" else None
-    label = entry.recipe if entry.ablation is None else entry.ablation.row
-    parts = [folder_name(label), (identity or entry.subject.weights_digest)[:8]]
-    if entry.seed is not None:
-        parts.append(f"s{entry.seed}")
-    if entry.subject.which is not None:
-        parts.append(folder_name(entry.subject.which))
-    parts.append(entry.protocol.hash[:8])
-    if entry.partial:
-        parts.append(f"n{entry.data.n}")
-    folder = leaderboards / slug(entry.dataset) / NormBall.parse(entry.threat).slug
-    if entry.ablation is not None:
-        folder = folder / ABLATIONS / entry.ablation.name
-    return folder / "entries" / f"{'-'.join(parts)}.json"
-
-
-def picture_path(entry_file: Path) -> Path:
-    """Return where the generated images of the entry in this file are shown."""
-    return entry_file.parents[1] / PICTURES / f"{entry_file.stem}.png"
-
-
-def write_entry(leaderboards: Path, entry: Entry) -> Path:
-    """Write an entry to its place, atomically, and return the path.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    path = entry_path(leaderboards, entry)
-    write_text(path, _on_one_line(entry.model_dump_json(indent=2)) + "\n")
-    return path
-
-
 def _on_one_line(text: str) -> str:
     """Return indented JSON with each list of numbers on one line: curves would take a line a point."""
     return re.sub(r'\[\n\s+([^\[\]{}"]+?)\n\s+\]', lambda found: "[" + " ".join(found[1].split()) + "]", text)
@@ -212,23 +171,3 @@ def read_entry(path: Path) -> Entry:
     except (OSError, ValueError) as error:
         raise InputError(f"The entry {path} cannot be read: {error}.") from error
     return checked(Entry, data, f"The entry {path}")
-
-
-def read_entries(folder: Path) -> dict[Path, Entry]:
-    """Read every entry of a table's folder, by its file.
-
-    Raises:
-        InputError: an entry is malformed or lies in the wrong folder; the sentence names it.
-    """
-    entries: dict[Path, Entry] = {}
-    for path in sorted((folder / "entries").glob("*.json")):
-        entry = read_entry(path)
-        try:
-            place = entry_path(Path(), entry).parent.parts
-        except InputError as error:
-            raise InputError(f"The entry {path} has no threat model: {error}") from error
-        if place != path.parent.parts[-len(place) :]:
-            belongs = "/".join(place[:-1])
-            raise InputError(f"The entry {path} is of {entry.dataset} at {entry.threat}: it belongs in {belongs}.")
-        entries[path] = entry
-    return entries

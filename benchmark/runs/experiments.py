@@ -23,12 +23,9 @@ from benchmark.generation import generate as images
 from benchmark.models import zoo
 from benchmark.models.doctor import Diagnosis, examine
 from benchmark.models.subject import Subject, from_checkpoint, from_factory, from_zoo, make_model
-from benchmark.results.entry import (
-    COURT,
-    Measurement,
-    ProtocolInfo,
-    read_entries,
-)
+from benchmark.results.entry import Measurement, ProtocolInfo
+from benchmark.results.layout import MASKING_CHECKS as COURT
+from benchmark.results.layout import read_entries
 from benchmark.results.store import Store
 from benchmark.specs import protocol as protocols
 from benchmark.specs import recipes as files

@@ -21,7 +21,8 @@ from benchmark.evaluation.runner import pending
 from benchmark.leaderboard import ablation as ablations
 from benchmark.leaderboard import sample_grids, tables
 from benchmark.models.subject import Subject
-from benchmark.results.entry import Cell, DataInfo, Entry, ProtocolInfo, SubjectInfo, picture_path, write_entry
+from benchmark.results.entry import Cell, DataInfo, Entry, ProtocolInfo, SubjectInfo
+from benchmark.results.layout import picture_path, write_entry
 from benchmark.results.store import Store
 from benchmark.results.training_record import training_record
 from benchmark.runs.experiments import Evaluation, Measured, Measuring, Plan, Source, failed_metrics

@@ -18,9 +18,10 @@ import pandas as pd
 from benchmark.leaderboard import figures, paper_figures, sample_grids
 from benchmark.leaderboard.aggregate import ABSENT, FAILED, collapsed_at, flagged, latex, legend, markdown, mean
 from benchmark.leaderboard.figures import Versus
-from benchmark.results.entry import Entry, entry_path, picture_path
+from benchmark.results.entry import Entry
+from benchmark.results.layout import ATTACKS, entry_path, picture_path
 from benchmark.results.reported import FLAGS, Number, differences
-from benchmark.studies.targets import APART, Column, Row, Scale, Target
+from benchmark.studies.targets import Column, Row, Scale, Target
 from methods.files import write_text
 
 NONE = "none"
@@ -253,7 +254,7 @@ def _measured_on(entries: Sequence[Entry]) -> str:
 
 def _places(stem: Path, target: Target, shown: Shown, about: About) -> list[Path]:
     """Return the files of a row's entries."""
-    root = stem.parent / APART if target.apart else about.leaderboards
+    root = stem.parent / ATTACKS if target.apart else about.leaderboards
     return [entry_path(root, entry) for entry in shown.entries]
 
 

@@ -19,7 +19,8 @@ import pandas as pd
 
 from benchmark.leaderboard import figures
 from benchmark.leaderboard.aggregate import markdown
-from benchmark.results.entry import Measurement, ProtocolInfo, folder_name, unpack
+from benchmark.results.entry import Measurement, ProtocolInfo, unpack
+from benchmark.results.layout import folder_name
 from benchmark.results.significance import difference
 from benchmark.specs.protocol import Protocol
 from benchmark.specs.protocol import load as load_protocol

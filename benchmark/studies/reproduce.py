@@ -15,7 +15,8 @@ from typing import Any
 from benchmark.engines import Engine
 from benchmark.leaderboard import ablation as ablations
 from benchmark.leaderboard import tables
-from benchmark.results.entry import ABLATIONS, Cell, Entry, read_entries
+from benchmark.results.entry import Cell, Entry
+from benchmark.results.layout import ATTACKS, REPRODUCTION, read_entries, table_folder
 from benchmark.runs.experiments import Evaluation, Plan
 from benchmark.runs.pipeline import Run, carry_out, failures
 from benchmark.specs import protocol as protocols
@@ -23,15 +24,12 @@ from benchmark.specs import recipes as files
 from benchmark.specs.protocol import Protocol
 from benchmark.studies import comparison_table
 from benchmark.studies.comparison_table import About, Shown
-from benchmark.studies.targets import APART, Column, Row, Scale, Target
+from benchmark.studies.targets import Column, Row, Scale, Target
 from methods.data import Dataset
-from methods.data.catalogue import slug
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
 from methods.training.trainer import run_folder
 
-FOLDER = "reproduction"
-"""Below the leaderboards: ``reproduction/<scale>/<target>.md`` and the rest."""
 _TRANSFER = "transfer"
 _WHICH = "best"
 
@@ -71,7 +69,7 @@ class Reproduction:
     @property
     def folder(self) -> Path:
         """Where the tables are written."""
-        return self.leaderboards / FOLDER / self.scale.title
+        return self.leaderboards / REPRODUCTION / self.scale.title
 
     def run(self) -> list[str]:
         """Train and measure what is missing, write the entries, and rebuild the leaderboards.
@@ -231,9 +229,8 @@ class Reproduction:
     def entries(self, need: Need) -> list[Entry]:
         """Return the entries of a need, by seed."""
         plan, protocol = self.plan(need), self.protocol(need)
-        folder = self._root(need) / slug(need.dataset) / ThreatModel.parse(protocol.threat).slug
-        if need.cell is not None:
-            folder = folder / ABLATIONS / need.cell.name
+        ablation = None if need.cell is None else need.cell.name
+        folder = table_folder(self._root(need), need.dataset, protocol.threat, ablation)
         if folder not in self._shelves:
             self._shelves[folder] = list(read_entries(folder).values())
         protocol_hash = protocol.hash
@@ -248,7 +245,7 @@ class Reproduction:
         ]
 
     def _root(self, need: Need) -> Path:
-        return self.folder / APART if need.apart else self.leaderboards
+        return self.folder / ATTACKS if need.apart else self.leaderboards
 
 
 def _settings(cell: Cell, plan: Plan) -> Mapping[str, object]:

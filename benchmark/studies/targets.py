@@ -17,9 +17,6 @@ from benchmark.specs.schema import Strict, checked
 from methods.errors import InputError, nearest
 
 ALL, GAP = "all", "gap"
-APART = "attacks"
-"""The folder, beside the tables, of the entries that no leaderboard is about."""
-
 
 _TITLES = {
     "clean": "clean",

@@ -11,7 +11,8 @@ import pytest
 from benchmark.evaluation.runner import evaluate
 from benchmark.leaderboard import figures
 from benchmark.leaderboard.paper_figures import write_figures
-from benchmark.results.entry import Entry, Measurement, write_entry
+from benchmark.results.entry import Entry, Measurement
+from benchmark.results.layout import write_entry
 from benchmark.results.store import Store
 from methods.errors import InputError
 

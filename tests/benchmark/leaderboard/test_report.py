@@ -24,7 +24,8 @@ from benchmark.leaderboard import tables
 from benchmark.leaderboard.page.facts import Table, answers, headline, rows_of, warnings
 from benchmark.leaderboard.page.markup import join, tag
 from benchmark.leaderboard.report import write_report
-from benchmark.results.entry import Entry, entry_path, pack, picture_path, write_entry
+from benchmark.results.entry import Entry, pack
+from benchmark.results.layout import entry_path, picture_path, write_entry
 from methods.errors import InputError
 
 Make = Callable[..., Entry]
