@@ -12,27 +12,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from pydantic import Field
 
 from benchmark.leaderboard.aggregate import (
     ABSENT,
     MEANINGS,
     by_protocol,
-    card,
     described,
     experiments,
     identity,
-    latex,
-    legend,
-    markdown,
     mean,
     measured,
     metric_columns,
     numbers,
-    replace_files,
 )
 from benchmark.leaderboard.figures import Line, dot_plot
+from benchmark.leaderboard.render import Table, card, legend, replace_files
 from benchmark.results import layout
 from benchmark.results.entry import Entry
 from benchmark.results.reported import Number
@@ -143,11 +138,11 @@ def rebuild(folder: Path) -> list[Path]:
     ablation = load(folder.name)
     tables = by_protocol(entries, "table")
     contents = {name: _table(ablation, group) for name, group in tables.items()}
-    texts = {name: content.to_csv(index=False, lineterminator="\n") for name, content in contents.items()}
+    texts = {name: content.csv() for name, content in contents.items()}
     first = next(iter(tables))
     drawn = figure.is_file() and _text(folder / first) == texts[first]
     for name, content in contents.items():
-        texts[f"{Path(name).stem}.tex"] = latex(list(content.columns), content.to_numpy().tolist()) + "\n"
+        texts[f"{Path(name).stem}.tex"] = content.latex() + "\n"
     texts["table.md"] = _document(ablation, folder.name, entries, tables, contents)
     written = replace_files(folder, texts, _REPLACED)
     if not drawn:
@@ -160,21 +155,20 @@ def _text(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def _table(ablation: Ablation, group: dict[Path, Entry]) -> pd.DataFrame:
+def _table(ablation: Ablation, group: dict[Path, Entry]) -> Table:
     columns = _columns(ablation, group)
     first = next(iter(group.values()))
-    rows: list[list[str]] = []
+    rows: list[dict[str, str]] = []
     for row in ablation.rows:
         same = {"row": row.name, "dataset": first.dataset, "threat": first.threat, "protocol": first.protocol.id}
         same |= _reported(ablation, row)
         for runs in _variants(row, group):
             cells = {column: measured(runs, column) for column in columns} | described(runs)
             cells |= {column: _logged_gap(runs, epoch) for column, epoch in _EPOCHS.items()}
-            cells |= same | {"overrides": "; ".join(_others(row, runs[0])) or ABSENT}
-            rows.append([cells[column] for column in columns])
+            rows.append(cells | same | {"overrides": "; ".join(_others(row, runs[0])) or ABSENT})
         if not _variants(row, group):
-            rows.append([({"seeds": NOT_RUN} | same).get(column, ABSENT) for column in columns])
-    return pd.DataFrame(rows, columns=pd.Index(columns))
+            rows.append(dict.fromkeys(columns, ABSENT) | {"seeds": NOT_RUN} | same)
+    return Table.of(rows, columns)
 
 
 def _columns(ablation: Ablation, group: dict[Path, Entry]) -> list[str]:
@@ -257,7 +251,7 @@ def _document(
     name: str,
     entries: dict[Path, Entry],
     tables: dict[str, dict[Path, Entry]],
-    contents: dict[str, pd.DataFrame],
+    contents: dict[str, Table],
 ) -> str:
     first = next(iter(entries.values()))
     parts = [
@@ -270,8 +264,7 @@ def _document(
     parts.append(f"![{ablation.title}](figure.png)\n")
     for file, group in tables.items():
         content = contents[file]
-        table = markdown(list(content.columns), content.to_numpy().tolist())
-        parts.append(f"## {next(iter(group.values())).protocol.id}\n\n{card(group, file)}\n\n{table}\n")
+        parts.append(f"## {next(iter(group.values())).protocol.id}\n\n{card(group, file)}\n\n{content.markdown()}\n")
     strangers = [path.name for path, entry in entries.items() if not any(_fits(row, entry) for row in ablation.rows)]
     if strangers:
         listed = "\n".join(f"- `{name}`" for name in strangers)

@@ -7,6 +7,7 @@ beside each lies the same as .tex, with the columns that a paper prints, and lea
 
 from __future__ import annotations
 
+import csv
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -15,30 +16,25 @@ from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from benchmark.leaderboard import ablation
 from benchmark.leaderboard.aggregate import (
     ABSENT,
     MEANINGS,
     by_protocol,
-    card,
     described,
     difference,
     experiments,
     identity,
     interval,
-    latex,
-    legend,
-    markdown,
     measured,
     metric_columns,
     numbers,
     quote,
-    replace_files,
     span,
     verdicts,
 )
+from benchmark.leaderboard.render import Table, card, legend, replace_files
 from benchmark.results import layout
 from benchmark.results.entry import Entry
 from benchmark.results.reported import FLAGS, quoted
@@ -152,10 +148,10 @@ def read_tables(folder: Path, stem: str = "leaderboard") -> list[tuple[str, list
     """Return (title, rows by column) of each table that :func:`rebuild` wrote into a folder as ``<stem>*.csv``."""
     tables: list[tuple[str, list[dict[str, str]]]] = []
     for path in sorted(folder.glob(f"{stem}*.csv"), key=lambda path: (len(path.name), path.name)):
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
         first = rows[0]
-        title = f"{first['dataset']} at {first['threat']}, protocol {first['protocol']}"
-        tables.append((title, [{str(key): str(value) for key, value in row.items()} for row in rows]))
+        tables.append((f"{first['dataset']} at {first['threat']}, protocol {first['protocol']}", rows))
     return tables
 
 
@@ -166,8 +162,8 @@ def _tables(entries: dict[Path, Entry]) -> dict[str, str]:
     shown: set[str] = set()
     for name, group in by_protocol(entries, "leaderboard").items():
         columns = [*COLUMNS, *_further(group)]
-        table = pd.DataFrame(_rows(group, columns), columns=pd.Index(columns))
-        files[name] = table.to_csv(index=False, lineterminator="\n")
+        table = Table.of([_cells(runs, columns) | standing for runs, standing in standings(group)], columns)
+        files[name] = table.csv()
         files[f"{Path(name).stem}.tex"] = _paper(group, table)
         sections.append(_section(group, name, table))
         shown |= set(columns)
@@ -185,12 +181,12 @@ def _further(group: dict[Path, Entry]) -> list[str]:
     return [column for column in further if any(measured([entry], column) != ABSENT for entry in group.values())]
 
 
-def _section(group: dict[Path, Entry], file: str, table: pd.DataFrame) -> str:
+def _section(group: dict[Path, Entry], file: str, table: Table) -> str:
     """Return a protocol's part of leaderboard.md: the table to look at first, and the rest by subject."""
     named = {*_MAIN, *_GENERATION, *_REPORTED, *_SETTINGS, *_HEADING}
     parts = {
         "": _MAIN,
-        "Intervals and further attacks": [column for column in table if column not in named],
+        "Intervals and further attacks": [column for column in table.columns if column not in named],
         "Generation and energy": _GENERATION,
         _BESIDE: _REPORTED,
         "Settings and records": _SETTINGS,
@@ -202,15 +198,15 @@ def _section(group: dict[Path, Entry], file: str, table: pd.DataFrame) -> str:
             text += f"\n### {title}\n"
             kept = ["rank", "method", *kept]
         if kept:
-            text += f"\n{markdown(kept, table[kept].to_numpy().tolist())}\n"
+            text += f"\n{table.only(kept).markdown()}\n"
         if kept and title == _BESIDE:
             text += f"\n{_apart(table)}\n\n{_origins(group)}\n"
     return text
 
 
-def _apart(table: pd.DataFrame) -> str:
+def _apart(table: Table) -> str:
     """Return the sentence about the differences of a table, and what their flags mean."""
-    cells = [cell for column in QUOTED for cell in table[f"difference_{column}"]]
+    cells = [str(cell) for column in QUOTED for cell in table.column(f"difference_{column}")]
     found = {flag for cell in cells for flag in cell.partition(" (")[2].removesuffix(")").split(", ")}
     flags = [f"*{flag}*: {meaning}" for flag, meaning in FLAGS.items() if flag in found]
     return (
@@ -230,27 +226,22 @@ def _origins(group: dict[Path, Entry]) -> str:
     )
 
 
-def _filled(table: pd.DataFrame, columns: Iterable[str]) -> list[str]:
-    return [column for column in columns if column in _ALWAYS or any(cell != ABSENT for cell in table[column])]
+def _filled(table: Table, columns: Iterable[str]) -> list[str]:
+    return [column for column in columns if column in _ALWAYS or set(table.column(column)) - {ABSENT}]
 
 
-def _paper(group: dict[Path, Entry], table: pd.DataFrame) -> str:
+def _paper(group: dict[Path, Entry], table: Table) -> str:
     """Return the table as a paper prints it."""
     first = next(iter(group.values()))
     kept = _filled(table, _PAPER)
-    images, seeds = (", ".join(dict.fromkeys(table[column])) for column in ("n", "seeds"))
+    images, seeds = (", ".join(dict.fromkeys(map(str, table.column(name)))) for name in ("n", "seeds"))
     about = [
         f"{first.dataset} at {first.threat}, {first.protocol.role} protocol {first.protocol.id}, "
         f"hash {first.protocol.hash}, n = {images} test images, training seeds: {seeds}.",
         "Mean ± standard deviation (n - 1) over seeds. Methods that share a letter do not differ significantly.",
     ]
     comment = "".join(f"% {line}\n" for line in about)
-    return f"{comment}{latex([_PAPER[column] for column in kept], table[kept].to_numpy().tolist())}\n"
-
-
-def _rows(group: dict[Path, Entry], columns: Sequence[str]) -> list[list[str]]:
-    cells = [_cells(runs, columns) | standing for runs, standing in standings(group)]
-    return [[row[column] for column in columns] for row in cells]
+    return f"{comment}{table.only(kept, _PAPER).latex()}\n"
 
 
 def standings(group: dict[Path, Entry]) -> list[tuple[list[Entry], dict[str, str]]]:

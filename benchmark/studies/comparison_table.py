@@ -13,11 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from benchmark.leaderboard import figures, paper_figures, sample_grids
-from benchmark.leaderboard.aggregate import ABSENT, FAILED, collapsed_at, flagged, latex, legend, markdown, mean
+from benchmark.leaderboard.aggregate import ABSENT, FAILED, collapsed_at, flagged, mean
 from benchmark.leaderboard.figures import Versus
+from benchmark.leaderboard.render import Table, latex_text, legend
 from benchmark.results.entry import Entry
 from benchmark.results.layout import ATTACKS, entry_path, picture_path
 from benchmark.results.reported import FLAGS, Number, differences
@@ -169,9 +168,7 @@ def _csv(target: Target, rows: Sequence[Shown]) -> str:
             "config_digest": first.config_digest if first else None,
         }
         records.append(record)
-    columns = dict.fromkeys(name for record in records for name in record)
-    table = pd.DataFrame([[record.get(name) for name in columns] for record in records], columns=pd.Index(columns))
-    return table.to_csv(index=False, lineterminator="\n")
+    return Table.of(records).csv()
 
 
 def _histograms(rows: Sequence[Shown]) -> str:
@@ -184,8 +181,7 @@ def _histograms(rows: Sequence[Shown]) -> str:
         for kind in ("clean", "adversarial", "generated")
         for low, high, share in zip(series["edges"], series["edges"][1:], series[kind], strict=False)
     ]
-    columns = ["row", "seed", "images", "energy_from", "energy_to", "share"]
-    return pd.DataFrame(records, columns=pd.Index(columns)).to_csv(index=False, lineterminator="\n")
+    return Table(["row", "seed", "images", "energy_from", "energy_to", "share"], records).csv()
 
 
 def _headings(target: Target, about: About) -> list[tuple[str, Column, str]]:
@@ -235,7 +231,8 @@ def _document(stem: Path, target: Target, rows: Sequence[Shown], about: About, d
             ]
             for shown in own
         ]
-        parts.append(f"{markdown(['row', *(title for title, *_ in headings), 'seeds', 'measured'], table)}\n")
+        columns = ["row", *(title for title, *_ in headings), "seeds", "measured"]
+        parts.append(f"{Table(columns, table).markdown()}\n")
     parts.append("## What could not be compared, and why\n")
     parts.append("\n".join(f"- {sentence}" for sentence in _sentences(target, rows, about)) + "\n")
     if entries := sorted({path for shown in rows for path in _places(stem, target, shown, about)}):
@@ -323,7 +320,7 @@ def _latex(stem: Path, target: Target, rows: Sequence[Shown], about: About, draw
             r"\begin{figure}",
             r"\centering",
             rf"\includegraphics[width=\linewidth]{{{stem.name}.png}}",
-            rf"\caption{{{target.title} ({about.scale.title}).}}",
+            rf"\caption{{{latex_text(f'{target.title} ({about.scale.title}).')}}}",
             r"\end{figure}",
         ]
     headings = _headings(target, about)
@@ -338,7 +335,7 @@ def _latex(stem: Path, target: Target, rows: Sequence[Shown], about: About, draw
         for shown in rows
     ]
     columns = ["Method", *(["Data of the paper"] if several else []), *(title for title, *_ in headings), ""]
-    return "\n".join([*lines, latex(columns, table)]) + "\n"
+    return "\n".join([*lines, Table(columns, table).latex()]) + "\n"
 
 
 def _draw_table(stem: Path, target: Target, rows: Sequence[Shown], about: About) -> list[Path]:
