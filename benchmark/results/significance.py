@@ -24,9 +24,9 @@ from itertools import combinations
 
 import numpy as np
 from scipy.special import bdtr, stdtr, stdtrit
+from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
-_Z = 1.959963984540054
 _SHARE = (0.0, 0.0, 1.0, 1.0)
 """Added to the outcomes of one method: Agresti and Coull's two failures and two successes (1998)."""
 _DIFFERENCE = (-math.sqrt(0.5), math.sqrt(0.5))
@@ -69,10 +69,8 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
         correct: images that were right.
         n: images, at least 1.
     """
-    share, weight = correct / n, _Z * _Z / n
-    centre = (share + weight / 2) / (1 + weight)
-    half = _Z / (1 + weight) * math.sqrt(share * (1 - share) / n + weight / (4 * n))
-    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+    low, high = binomtest(correct, n).proportion_ci(CONFIDENCE, method="wilson")
+    return 100 * float(low), 100 * float(high)
 
 
 def interval(verdicts: np.ndarray) -> tuple[float, float]:
