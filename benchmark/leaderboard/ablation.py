@@ -26,7 +26,7 @@ from benchmark.leaderboard.aggregate import (
     metric_columns,
     numbers,
 )
-from benchmark.leaderboard.figures import Line, dot_plot
+from benchmark.leaderboard.figures.dot_plot import DotPlotRow, dot_plot
 from benchmark.leaderboard.render import Table, card, legend, replace_files
 from benchmark.results import layout
 from benchmark.results.entry import Entry
@@ -213,8 +213,8 @@ def _logged_gap(runs: Sequence[Entry], epoch: str) -> str:
     return mean(found, LOGGED_GAP_DIGITS) if found else ABSENT
 
 
-def _lines(ablation: Ablation, group: dict[Path, Entry]) -> list[Line]:
-    lines: list[Line] = []
+def _lines(ablation: Ablation, group: dict[Path, Entry]) -> list[DotPlotRow]:
+    lines: list[DotPlotRow] = []
     for row in ablation.rows:
         variants = _variants(row, group)
         for runs in variants:
@@ -224,9 +224,9 @@ def _lines(ablation: Ablation, group: dict[Path, Entry]) -> list[Line]:
                 label += "\n" + textwrap.fill(f"({'; '.join([*marks, *_others(row, runs[0])])})", _LABEL)
             accuracies = {column: numbers(runs, column) for column in ("clean", "pgd20", "autoattack")}
             gaps = {epoch.replace("_", " "): _logged_gaps(runs, epoch) for epoch in _EPOCHS.values()}
-            lines.append(Line(label, accuracies, gaps))
+            lines.append(DotPlotRow(label, accuracies, gaps))
         if not variants:
-            lines.append(Line(f"{row.name}\n({NOT_RUN})", {}, {}))
+            lines.append(DotPlotRow(f"{row.name}\n({NOT_RUN})", {}, {}))
     return lines
 
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.leaderboard import figures, paper_figures, sample_grids
+from benchmark.leaderboard import paper_figures, sample_grids
 from benchmark.leaderboard.aggregate import ABSENT, FAILED, collapsed_at, flagged, mean
-from benchmark.leaderboard.figures import Versus
+from benchmark.leaderboard.figures.comparison import ComparedColumn, comparison
 from benchmark.leaderboard.render import Table, latex_text, legend
 from benchmark.results.entry import Entry
 from benchmark.results.layout import ATTACKS, entry_path, picture_path
@@ -348,9 +348,9 @@ def _draw_table(stem: Path, target: Target, rows: Sequence[Shown], about: About)
         if any(reproduced) or any(reported):
             values = [number.value if number else None for number in reported]
             title = f"{column.heading} (%)" if percent else column.heading
-            columns.append(Versus(title, values, reproduced, percent))
+            columns.append(ComparedColumn(title, values, reproduced, percent))
     path = stem.with_name(f"{stem.name}.png")
-    figures.comparison(path, _title(target, about), _labels(kept), columns)
+    comparison(path, _title(target, about), _labels(kept), columns)
     return [path]
 
 

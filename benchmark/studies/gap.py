@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmark.leaderboard import figures
+from benchmark.leaderboard.figures.waterfall import waterfall
 from benchmark.leaderboard.render import Table
 from benchmark.results.entry import Measurement, ProtocolInfo, unpack
 from benchmark.results.layout import folder_name
@@ -273,7 +273,7 @@ def write(gap: Gap, folder: Path) -> list[Path]:
     document = folder / f"{gap.name}.md"
     write_text(document, "\n".join(text) + "\n")
     picture = folder / f"{gap.name}.png"
-    figures.waterfall(
+    waterfall(
         picture,
         gap.title,
         [
