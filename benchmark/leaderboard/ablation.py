@@ -58,12 +58,12 @@ _MEANINGS = {
 }
 
 
-class Row(Strict):
-    """One variant."""
+class AblationRow(Strict):
+    """One variant of the recipe."""
 
     name: str = Field(min_length=1)
     set: dict[str, Any]
-    """Laid over the recipe and the data set's overlay, as ``--set`` does."""
+    """Settings laid over the recipe and the data set's overlay, as ``--set`` does."""
 
 
 class Ablation(Strict):
@@ -71,15 +71,15 @@ class Ablation(Strict):
 
     title: str
     source: str = ""
-    """Where the question comes from."""
+    """Paper, repository or issue that raises the question."""
     reported: str = ""
     """Source and table of the quoted numbers, as configs/reported.csv has them; its rows have the names of these."""
     note: str = ""
-    """What to know before comparing with the reported numbers."""
+    """Caveat on comparing with the reported numbers."""
     recipe: str
     metrics: list[str] = Field(default=["clean", "pgd20", "autoattack", "energy"], min_length=1)
-    """What is measured unless ``--metrics`` says otherwise."""
-    rows: list[Row] = Field(min_length=1)
+    """Names of the metrics that are measured unless ``--metrics`` names others."""
+    rows: list[AblationRow] = Field(min_length=1)
 
 
 def load(name: str) -> Ablation:
@@ -187,19 +187,19 @@ def _columns(ablation: Ablation, group: dict[Path, Entry]) -> list[str]:
     ]
 
 
-def _variants(row: Row, group: dict[Path, Entry]) -> list[list[Entry]]:
+def _variants(row: AblationRow, group: dict[Path, Entry]) -> list[list[Entry]]:
     """Return what was run of a row: mostly one list of seeds; more where ``--set`` or ``--limit`` differed."""
     own = {path: entry for path, entry in group.items() if _fits(row, entry)}
     return sorted(experiments(own), key=lambda runs: (runs[0].partial, -runs[0].data.n, identity(runs[0])))
 
 
-def _fits(row: Row, entry: Entry) -> bool:
+def _fits(row: AblationRow, entry: Entry) -> bool:
     """Tell whether an entry is of a row as the file has it now."""
     named = entry.ablation is not None and entry.ablation.row == row.name
     return named and set(files.flat(row.set)) <= set(entry.overrides)
 
 
-def _others(row: Row, entry: Entry) -> list[str]:
+def _others(row: AblationRow, entry: Entry) -> list[str]:
     return [text for text in entry.overrides if text not in files.flat(row.set)]
 
 
@@ -236,7 +236,7 @@ def _quoted(ablation: Ablation) -> list[Number]:
     return [number for number in published() if (number.origin, number.recipe) == wanted and number.row in rows]
 
 
-def _reported(ablation: Ablation, row: Row) -> dict[str, str]:
+def _reported(ablation: Ablation, row: AblationRow) -> dict[str, str]:
     cells: dict[str, str] = {}
     for number in _quoted(ablation):
         if number.row == row.name:
@@ -265,9 +265,9 @@ def _document(
     for file, group in tables.items():
         content = contents[file]
         parts.append(f"## {next(iter(group.values())).protocol.id}\n\n{card(group, file)}\n\n{content.markdown()}\n")
-    strangers = [path.name for path, entry in entries.items() if not any(_fits(row, entry) for row in ablation.rows)]
-    if strangers:
-        listed = "\n".join(f"- `{name}`" for name in strangers)
+    undescribed = [path.name for path, entry in entries.items() if not any(_fits(row, entry) for row in ablation.rows)]
+    if undescribed:
+        listed = "\n".join(f"- `{name}`" for name in undescribed)
         parts.append(f"## Entries that no row describes any more\n\n{listed}\n")
     columns = dict.fromkeys(column for content in contents.values() for column in content.columns)
     meanings = {column: column_.meaning for column, (_, column_) in metric_columns().items()} | MEANINGS | _MEANINGS

@@ -1,4 +1,4 @@
-"""What stands in the cells of a table: metrics and records, over the seeds of one experiment."""
+"""Values over the seeds of an experiment: which entries make one, their means and their intervals, as text."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Outcome:
     difference: Difference
     """a minus b."""
     only_a: float
-    """Images that only a has right; with several seeds, the mean over all pairs of them."""
+    """Number of images that only a has right; with several seeds, the mean over all pairs of them."""
     only_b: float
 
 
@@ -57,7 +57,7 @@ class Comparison:
     n: int
     outcomes: tuple[Outcome, ...]
     notes: tuple[str, ...]
-    """What to know before believing it."""
+    """Caveats: what is left out, masked, partial or of a single seed."""
 
 
 def compare(
@@ -84,7 +84,7 @@ def compare(
         InputError: an entry cannot be read or found, or the two cannot be compared; the sentence says why.
     """
     files = {name: read_entry(Path(name)) for name in (a, b) if Path(name).suffix == ".json" or Path(name).is_file()}
-    wanted = _Table(dataset, threat, protocol, None)
+    wanted = _Wanted(dataset, threat, protocol, None)
     for entry in files.values():
         wanted = wanted.of(entry)
     rows: dict[str, Sequence[Entry]] = {name: [entry] for name, entry in files.items()}
@@ -130,17 +130,17 @@ def sentence(comparison: Comparison, outcome: Outcome) -> str:
 
 
 @dataclass(frozen=True)
-class _Table:
-    """Which tables to look in; None: any."""
+class _Wanted:
+    """Conditions that a table has to meet; None in a field: any."""
 
     dataset: str | None
     threat: str | None
     protocol: str | None
     n: int | None
 
-    def of(self, entry: Entry) -> _Table:
+    def of(self, entry: Entry) -> _Wanted:
         """Return the table of an entry."""
-        return _Table(entry.dataset, entry.threat, entry.protocol.hash, entry.data.n)
+        return _Wanted(entry.dataset, entry.threat, entry.protocol.hash, entry.data.n)
 
     def has(self, entry: Entry) -> bool:
         """Tell whether an entry is in such a table."""
@@ -160,7 +160,7 @@ class _Table:
         return "".join(f", {name} {value}" for name, value in given.items() if value is not None)
 
 
-def _rows(names: Sequence[str], leaderboards: Path, wanted: _Table) -> dict[str, Sequence[Entry]]:
+def _rows(names: Sequence[str], leaderboards: Path, wanted: _Wanted) -> dict[str, Sequence[Entry]]:
     """Return the runs behind each name, all from one table."""
     places: dict[Path, dict[str, Sequence[Entry]]] = {}
     known: set[str] = set()

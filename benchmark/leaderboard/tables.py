@@ -62,12 +62,12 @@ COLUMNS = (
     *("rank_interval", "tie", "clean_interval", "pgd20_interval", "autoattack_interval"),
     *("kid", "fid_ref", "energy_overlap", "eot_pgd", "transfer"),
 )
-"""Of every table. Where an entry has them measured, the further columns of its metrics follow."""
+"""Columns of every table; the further ones that an entry has measured follow."""
 SHOWN = (
     *("rank", "tie", "method", "seeds", "clean", "pgd20", "autoattack", "fid_ref", "masking"),
     *("reported_autoattack", "partial", "overrides"),
 )
-"""The columns that fit a terminal."""
+"""Columns that fit a terminal."""
 _REPLACED = ("leaderboard.md", *(f"leaderboard{rest}.{kind}" for rest in ("", "-*") for kind in ("csv", "tex")))
 _RANKED_BY = ("autoattack", "pgd20", "clean")
 _INTERVALS = {f"{column}_interval": column for column in ("clean", "pgd20", "autoattack")}
@@ -89,7 +89,7 @@ _SETTINGS = (
 )
 _BESIDE = "Reported beside reproduced"
 _HEADING = ("dataset", "threat", "protocol")
-"""The same in all rows, and said above the table."""
+"""Columns that are the same in all rows, and are said above the table."""
 _PAPER = {
     "method": "Method",
     "clean": "Clean (%)",
@@ -102,7 +102,7 @@ _PAPER = {
     "partial": "Images",
 }
 _ALWAYS = ("rank", "rank_interval", "tie", "method", "seeds", "clean", "pgd20", "autoattack")
-"""Shown in leaderboard.md and .tex even where no row has anything in them."""
+"""Columns of leaderboard.md and .tex even where no row has anything in them."""
 
 _MEANINGS = {
     "rank": "among rows measured on the same number of images, by autoattack, then pgd20, then clean",

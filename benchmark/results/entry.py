@@ -23,7 +23,7 @@ class Check(Strict):
     name: str
     measured: float | None
     bound: float | None
-    """What ``measured`` is held against."""
+    """The number that ``measured`` is held against."""
     passed: bool | None
     """None: the check does not apply here, and ``meaning`` says why."""
     meaning: str
@@ -31,16 +31,16 @@ class Check(Strict):
 
 
 class Measurement(Strict):
-    """What one metric found on one subject."""
+    """Findings of one metric on one subject."""
 
     metric: str
     version: int
-    """Of the metric's definition; a change of any number it gives raises it."""
+    """Version of the metric's definition; raised whenever any number that it gives changes."""
     status: Literal["done", "failed"]
     error: str | None = None
     """One line, where the metric failed."""
     n: int
-    """Images measured: the first ``n`` of the test split, in order."""
+    """Number of images measured: the first ``n`` of the test split, in order."""
     values: dict[str, Value] = Field(default_factory=dict)
     """The numbers; percentages where the name says accuracy."""
     flags: list[str] = Field(default_factory=list)
@@ -51,7 +51,7 @@ class Measurement(Strict):
     verdicts: dict[str, str] = Field(default_factory=dict)
     """Name of an accuracy among ``values`` -> its outcome per image, packed (:func:`unpack`)."""
     seconds: float
-    """Of computation, summed over every process that took part."""
+    """Seconds of computation, summed over all processes that took part."""
     samples: str | None = None
     """Outcomes per image: an npz file, relative to the store's root."""
     config: dict[str, Any] = Field(default_factory=dict)
@@ -61,7 +61,7 @@ class Measurement(Strict):
 
 
 class SubjectInfo(Strict):
-    """Which model was evaluated."""
+    """The model that was evaluated."""
 
     kind: Literal["checkpoint", "external"]
     weights_digest: str
@@ -75,18 +75,18 @@ class SubjectInfo(Strict):
 
 
 class DataInfo(Strict):
-    """On which images."""
+    """The images on which it was evaluated."""
 
     digests: dict[str, str]
     """SHA-256 of each split."""
     n: int
-    """Images measured."""
+    """Number of images measured: the first ones of the test split."""
     of: int
-    """Images in the test split."""
+    """Number of images in the test split."""
 
 
 class ProtocolInfo(Strict):
-    """Under which protocol."""
+    """The protocol under which it was evaluated."""
 
     id: str
     hash: str
@@ -94,10 +94,10 @@ class ProtocolInfo(Strict):
 
 
 class Cell(Strict):
-    """Which cell of an ablation a checkpoint stands for."""
+    """The row of an ablation that a checkpoint belongs to."""
 
     name: str
-    """Of the ablation: its file in configs/ablations/."""
+    """Name of the ablation: its file in configs/ablations/."""
     row: str
 
 
@@ -114,7 +114,7 @@ class Entry(Strict):
     dataset: str
     threat: str
     seed: int | None = None
-    """Of the training; None for a model from elsewhere."""
+    """Seed of the training; None for a model from elsewhere."""
     config_digest: str | None = None
     """SHA-256 of the training's settings without its seed: equal digests are seeds of one experiment."""
     ablation: Cell | None = None

@@ -23,8 +23,9 @@ from benchmark.specs import protocol as protocols
 from benchmark.specs import recipes as files
 from benchmark.specs.protocol import Protocol
 from benchmark.studies import comparison_table
-from benchmark.studies.comparison_table import About, Shown
-from benchmark.studies.targets import Column, Row, Scale, Target
+from benchmark.studies.comparison_table import About
+from benchmark.studies.row_results import RowResult
+from benchmark.studies.targets import Scale, Target, TargetColumn, TargetRow
 from methods.data import Dataset
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
@@ -111,7 +112,7 @@ class Reproduction:
             for path in comparison_table.write(self.folder / name, target, shown[name], about)
         ]
 
-    def _shown(self, target: Target) -> list[Shown]:
+    def _shown(self, target: Target) -> list[RowResult]:
         rows = []
         for row in target.rows:
             for dataset in row.datasets:
@@ -122,10 +123,10 @@ class Reproduction:
                     for column in target.columns
                     if place is not None and target.shown(row, column)
                 }
-                rows.append(Shown(row, dataset, place, {key: it for key, it in reported.items() if it}, runs))
+                rows.append(RowResult(row, dataset, place, {key: it for key, it in reported.items() if it}, runs))
         return rows
 
-    def _need(self, target: Target, row: Row, place: str, column: Column) -> Need:
+    def _need(self, target: Target, row: TargetRow, place: str, column: TargetColumn) -> Need:
         cell = None if row.ablation is None else Cell(name=row.ablation, row=row.row)
         radius = row.radius * column.reading
         recipe = files.under(row.recipe, target.preset if self.scale.presets and cell is None else None)
@@ -151,7 +152,7 @@ class Reproduction:
                 needs.setdefault(self._surrogate(need), set())
         return needs
 
-    def _metrics(self, need: Need, column: Column) -> set[str]:
+    def _metrics(self, need: Need, column: TargetColumn) -> set[str]:
         """Return what is measured for a cell: all that the scale has for a recipe under its own protocol."""
         offered = set(self.protocol(need).metrics)
         if need.protocol is None:
