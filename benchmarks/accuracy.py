@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmark.results.entry import Entry, read_entries
+from benchmark.results.entry import Entry
+from benchmark.results.layout import read_entries
 from benchmarks.timing import Row, Settings
 
 NAME = "accuracy"

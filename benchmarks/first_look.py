@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.attacks.cascade import ROBUST, Cascade
-from benchmark.evaluation import bundle
 from benchmark.evaluation.runner import exact
 from benchmark.evaluation.shards import Shard
 from benchmark.models.subject import from_checkpoint
-from benchmark.results.entry import Entry, read_entries, unpack
+from benchmark.results.entry import Entry, unpack
+from benchmark.results.layout import read_entries, weights_path
 from benchmark.specs import protocol
 from benchmarks.timing import Row, Settings
 from methods.data import load
@@ -42,7 +42,7 @@ def run(settings: Settings) -> Iterator[Row]:
 def _row(recipe: str, entry: Entry, standard: protocol.Protocol, settings: Settings, images: int) -> Row:
     measured = entry.measurements["autoattack"]
     expected = unpack(measured.verdicts["accuracy"], measured.n)[:images]
-    subject = from_checkpoint(bundle.weights_path(FOLDER, entry), settings.device)
+    subject = from_checkpoint(weights_path(FOLDER, entry), settings.device)
     test = load("digits").test.to(settings.device)
     shard = Shard(0, test.unit(slice(0, images)), test.labels[:images], standard.seed)
     with exact(subject.model):

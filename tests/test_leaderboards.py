@@ -8,14 +8,15 @@ import pytest
 
 from benchmark.evaluation.verify import verify_all
 from benchmark.leaderboard.tables import rebuild
-from benchmark.results.entry import Entry, entry_path, picture_path, read_entry
+from benchmark.results.entry import Entry, read_entry
+from benchmark.results.layout import ATTACKS, REPRODUCTION, entry_path, picture_path
 from benchmark.specs.recipes import scales
-from benchmark.studies.reproduce import FOLDER, Reproduction
-from benchmark.studies.targets import ALL, APART, scale, targets
+from benchmark.studies.reproduce import Reproduction
+from benchmark.studies.targets import ALL, scale, targets
 
 LEADERBOARDS = Path(__file__).parents[1] / "leaderboards"
 ENTRIES = sorted(LEADERBOARDS.glob("*/*/**/entries/*.json"))
-REPRODUCED = [LEADERBOARDS / FOLDER / name for name in scales() if (LEADERBOARDS / FOLDER / name).is_dir()]
+REPRODUCED = [LEADERBOARDS / REPRODUCTION / name for name in scales() if (LEADERBOARDS / REPRODUCTION / name).is_dir()]
 TABLES = ("*/*/leaderboard*", "*/*/ablations/*/table*")
 
 
@@ -40,7 +41,7 @@ def test_reproduction_is_that_of_the_entries(folder: Path, tmp_path: Path) -> No
         seeds = sorted({int(seed) for row in csv.DictReader(file) for seed in row["seeds"].split()})
     Reproduction(targets(ALL), scale(folder.name), seeds, leaderboards=copied).write()
     for path in (path for path in folder.glob("*.*") if path.suffix in (".md", ".csv", ".tex")):
-        assert (copied / FOLDER / folder.name / path.name).read_bytes() == path.read_bytes(), path.name
+        assert (copied / REPRODUCTION / folder.name / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def tables(root: Path) -> dict[Path, bytes]:
@@ -62,7 +63,7 @@ def entry(request: pytest.FixtureRequest) -> tuple[Path, Entry]:
 
 def test_entries_are_traceable(entry: tuple[Path, Entry]) -> None:
     path, found = entry
-    root = next(parent for parent in path.parents if parent == LEADERBOARDS or parent.name == APART)
+    root = next(parent for parent in path.parents if parent == LEADERBOARDS or parent.name == ATTACKS)
     assert entry_path(root, found) == path
     for record in (found.provenance, found.training["provenance"]):
         assert record["dirty"] is False

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from scipy.special import bdtrc
+from scipy.stats import binom
 
 from benchmark.results.entry import Check, Measurement, Value
 
@@ -65,7 +65,7 @@ class Count:
 
 def most(n: int, tolerated: float) -> int:
     """Return the largest count of ``n`` images that a share of ``tolerated`` explains at :data:`LEVEL`."""
-    return next(k for k in range(n + 1) if k == n or bdtrc(k, n, tolerated) < LEVEL)
+    return int(binom.isf(LEVEL, n, tolerated))
 
 
 def above_chance(clean: Count, classes: int) -> bool:

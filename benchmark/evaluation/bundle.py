@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,17 +21,15 @@ from safetensors.torch import load_file
 
 from benchmark.evaluation import evidence
 from benchmark.models.subject import state_digest
-from benchmark.results.entry import Entry, entry_path
+from benchmark.results.entry import Entry
+from benchmark.results.layout import bundle_path, entry_path, weights_path
 from benchmark.results.store import Arrays, Store
 from benchmark.specs.schema import Strict, checked
-from methods.data.catalogue import slug
 from methods.errors import InputError
 from methods.files import write as write_file
 from methods.training.checkpoint import FILES
 
 FORMAT = 1
-BUNDLES, WEIGHTS = "evidence", "weights"
-"""Folders beside entries/, and beside the threat models of a data set."""
 MAX_WEIGHTS = 1_000_000
 """Bytes. Larger weights are too much for a repository that keeps every entry's; they stay with their run."""
 _NO_IDENTITY = ("measurements", "training", "provenance", "overrides", "evidence")
@@ -52,16 +49,6 @@ class Header(Strict):
     """What the entry says of subject, data, threat model and protocol."""
     measurements: dict[str, str]
     """Metric -> SHA-256 of its measurement in the entry."""
-
-
-def bundle_path(entry_file: Path) -> Path:
-    """Return where the bundle of the entry in this file lies."""
-    return entry_file.parents[1] / BUNDLES / f"{entry_file.stem}.npz"
-
-
-def weights_path(folder: Path, entry: Entry) -> Path:
-    """Return where the weights of an entry lie, where they are small; ``folder`` is the one of its table."""
-    return folder.parent / WEIGHTS / f"{entry.subject.weights_digest[:16]}.safetensors"
 
 
 def weights_file(entry_file: Path, entry: Entry, checkpoint: Path | None) -> Path:
@@ -212,19 +199,3 @@ def differences(header: Header, entry: Entry) -> list[str]:
     expected = _header(entry, header.weights_file)
     pairs = [(header.identity, expected.identity), (header.measurements, expected.measurements)]
     return [name for here, there in pairs for name in sorted(here | there) if here.get(name) != there.get(name)]
-
-
-def drop_stale(folder: Path, entries: dict[Path, Entry]) -> None:
-    """Delete the bundles in a table's folder that no entry there names."""
-    named = {bundle_path(path) for path, entry in entries.items() if entry.evidence is not None}
-    for bundle in (folder / BUNDLES).glob("*.npz"):
-        if bundle not in named:
-            bundle.unlink()
-
-
-def drop_weights(leaderboards: Path, entries: Iterable[Entry]) -> None:
-    """Delete the copies of weights that none of the entries refers to; they are those of all tables."""
-    used = {weights_path(leaderboards / slug(entry.dataset) / "threat", entry) for entry in entries}
-    for weights in leaderboards.glob(f"*/{WEIGHTS}/*.safetensors"):
-        if weights not in used:
-            weights.unlink()

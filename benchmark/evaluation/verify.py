@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from benchmark.evaluation import evidence
-from benchmark.evaluation.bundle import Bundle, Header, bundle_path, differences, file_digest, parse, weights_file
+from benchmark.evaluation.bundle import Bundle, Header, differences, file_digest, parse, weights_file
 from benchmark.evaluation.runner import exact
 from benchmark.evaluation.shards import percent
 from benchmark.models.subject import Subject, from_checkpoint
 from benchmark.results.entry import Entry, Measurement, read_entry, unpack
+from benchmark.results.layout import bundle_path
 from benchmark.results.store import Arrays
 from benchmark.specs import registry
 from methods.data import Dataset, load

@@ -12,29 +12,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from pydantic import Field
 
 from benchmark.leaderboard.aggregate import (
     ABSENT,
     MEANINGS,
     by_protocol,
-    card,
     described,
-    drop_pictures,
     experiments,
     identity,
-    latex,
-    legend,
-    markdown,
     mean,
     measured,
     metric_columns,
     numbers,
-    replace_files,
 )
-from benchmark.leaderboard.figures import Line, dot_plot
-from benchmark.results.entry import Entry, read_entries
+from benchmark.leaderboard.figures.dot_plot import DotPlotRow, dot_plot
+from benchmark.leaderboard.render import Table, card, legend, replace_files
+from benchmark.results import layout
+from benchmark.results.entry import Entry
 from benchmark.results.reported import Number
 from benchmark.results.reported import numbers as published
 from benchmark.specs import recipes as files
@@ -63,12 +58,12 @@ _MEANINGS = {
 }
 
 
-class Row(Strict):
-    """One variant."""
+class AblationRow(Strict):
+    """One variant of the recipe."""
 
     name: str = Field(min_length=1)
     set: dict[str, Any]
-    """Laid over the recipe and the data set's overlay, as ``--set`` does."""
+    """Settings laid over the recipe and the data set's overlay, as ``--set`` does."""
 
 
 class Ablation(Strict):
@@ -76,15 +71,15 @@ class Ablation(Strict):
 
     title: str
     source: str = ""
-    """Where the question comes from."""
+    """Paper, repository or issue that raises the question."""
     reported: str = ""
     """Source and table of the quoted numbers, as configs/reported.csv has them; its rows have the names of these."""
     note: str = ""
-    """What to know before comparing with the reported numbers."""
+    """Caveat on comparing with the reported numbers."""
     recipe: str
     metrics: list[str] = Field(default=["clean", "pgd20", "autoattack", "energy"], min_length=1)
-    """What is measured unless ``--metrics`` says otherwise."""
-    rows: list[Row] = Field(min_length=1)
+    """Names of the metrics that are measured unless ``--metrics`` names others."""
+    rows: list[AblationRow] = Field(min_length=1)
 
 
 def load(name: str) -> Ablation:
@@ -134,8 +129,8 @@ def rebuild(folder: Path) -> list[Path]:
     Raises:
         InputError: the ablation, or an entry, is missing or malformed; or a file cannot be written.
     """
-    entries = read_entries(folder)
-    drop_pictures(folder, entries)
+    entries = layout.read_entries(folder)
+    layout.drop_pictures(folder, entries)
     figure = folder / "figure.png"
     if not entries:
         figure.unlink(missing_ok=True)
@@ -143,11 +138,11 @@ def rebuild(folder: Path) -> list[Path]:
     ablation = load(folder.name)
     tables = by_protocol(entries, "table")
     contents = {name: _table(ablation, group) for name, group in tables.items()}
-    texts = {name: content.to_csv(index=False, lineterminator="\n") for name, content in contents.items()}
+    texts = {name: content.csv() for name, content in contents.items()}
     first = next(iter(tables))
     drawn = figure.is_file() and _text(folder / first) == texts[first]
     for name, content in contents.items():
-        texts[f"{Path(name).stem}.tex"] = latex(list(content.columns), content.to_numpy().tolist()) + "\n"
+        texts[f"{Path(name).stem}.tex"] = content.latex() + "\n"
     texts["table.md"] = _document(ablation, folder.name, entries, tables, contents)
     written = replace_files(folder, texts, _REPLACED)
     if not drawn:
@@ -160,21 +155,20 @@ def _text(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def _table(ablation: Ablation, group: dict[Path, Entry]) -> pd.DataFrame:
+def _table(ablation: Ablation, group: dict[Path, Entry]) -> Table:
     columns = _columns(ablation, group)
     first = next(iter(group.values()))
-    rows: list[list[str]] = []
+    rows: list[dict[str, str]] = []
     for row in ablation.rows:
         same = {"row": row.name, "dataset": first.dataset, "threat": first.threat, "protocol": first.protocol.id}
         same |= _reported(ablation, row)
         for runs in _variants(row, group):
             cells = {column: measured(runs, column) for column in columns} | described(runs)
             cells |= {column: _logged_gap(runs, epoch) for column, epoch in _EPOCHS.items()}
-            cells |= same | {"overrides": "; ".join(_others(row, runs[0])) or ABSENT}
-            rows.append([cells[column] for column in columns])
+            rows.append(cells | same | {"overrides": "; ".join(_others(row, runs[0])) or ABSENT})
         if not _variants(row, group):
-            rows.append([({"seeds": NOT_RUN} | same).get(column, ABSENT) for column in columns])
-    return pd.DataFrame(rows, columns=pd.Index(columns))
+            rows.append(dict.fromkeys(columns, ABSENT) | {"seeds": NOT_RUN} | same)
+    return Table.of(rows, columns)
 
 
 def _columns(ablation: Ablation, group: dict[Path, Entry]) -> list[str]:
@@ -193,19 +187,19 @@ def _columns(ablation: Ablation, group: dict[Path, Entry]) -> list[str]:
     ]
 
 
-def _variants(row: Row, group: dict[Path, Entry]) -> list[list[Entry]]:
+def _variants(row: AblationRow, group: dict[Path, Entry]) -> list[list[Entry]]:
     """Return what was run of a row: mostly one list of seeds; more where ``--set`` or ``--limit`` differed."""
     own = {path: entry for path, entry in group.items() if _fits(row, entry)}
     return sorted(experiments(own), key=lambda runs: (runs[0].partial, -runs[0].data.n, identity(runs[0])))
 
 
-def _fits(row: Row, entry: Entry) -> bool:
+def _fits(row: AblationRow, entry: Entry) -> bool:
     """Tell whether an entry is of a row as the file has it now."""
     named = entry.ablation is not None and entry.ablation.row == row.name
     return named and set(files.flat(row.set)) <= set(entry.overrides)
 
 
-def _others(row: Row, entry: Entry) -> list[str]:
+def _others(row: AblationRow, entry: Entry) -> list[str]:
     return [text for text in entry.overrides if text not in files.flat(row.set)]
 
 
@@ -219,8 +213,8 @@ def _logged_gap(runs: Sequence[Entry], epoch: str) -> str:
     return mean(found, LOGGED_GAP_DIGITS) if found else ABSENT
 
 
-def _lines(ablation: Ablation, group: dict[Path, Entry]) -> list[Line]:
-    lines: list[Line] = []
+def _lines(ablation: Ablation, group: dict[Path, Entry]) -> list[DotPlotRow]:
+    lines: list[DotPlotRow] = []
     for row in ablation.rows:
         variants = _variants(row, group)
         for runs in variants:
@@ -230,9 +224,9 @@ def _lines(ablation: Ablation, group: dict[Path, Entry]) -> list[Line]:
                 label += "\n" + textwrap.fill(f"({'; '.join([*marks, *_others(row, runs[0])])})", _LABEL)
             accuracies = {column: numbers(runs, column) for column in ("clean", "pgd20", "autoattack")}
             gaps = {epoch.replace("_", " "): _logged_gaps(runs, epoch) for epoch in _EPOCHS.values()}
-            lines.append(Line(label, accuracies, gaps))
+            lines.append(DotPlotRow(label, accuracies, gaps))
         if not variants:
-            lines.append(Line(f"{row.name}\n({NOT_RUN})", {}, {}))
+            lines.append(DotPlotRow(f"{row.name}\n({NOT_RUN})", {}, {}))
     return lines
 
 
@@ -242,7 +236,7 @@ def _quoted(ablation: Ablation) -> list[Number]:
     return [number for number in published() if (number.origin, number.recipe) == wanted and number.row in rows]
 
 
-def _reported(ablation: Ablation, row: Row) -> dict[str, str]:
+def _reported(ablation: Ablation, row: AblationRow) -> dict[str, str]:
     cells: dict[str, str] = {}
     for number in _quoted(ablation):
         if number.row == row.name:
@@ -257,7 +251,7 @@ def _document(
     name: str,
     entries: dict[Path, Entry],
     tables: dict[str, dict[Path, Entry]],
-    contents: dict[str, pd.DataFrame],
+    contents: dict[str, Table],
 ) -> str:
     first = next(iter(entries.values()))
     parts = [
@@ -270,11 +264,10 @@ def _document(
     parts.append(f"![{ablation.title}](figure.png)\n")
     for file, group in tables.items():
         content = contents[file]
-        table = markdown(list(content.columns), content.to_numpy().tolist())
-        parts.append(f"## {next(iter(group.values())).protocol.id}\n\n{card(group, file)}\n\n{table}\n")
-    strangers = [path.name for path, entry in entries.items() if not any(_fits(row, entry) for row in ablation.rows)]
-    if strangers:
-        listed = "\n".join(f"- `{name}`" for name in strangers)
+        parts.append(f"## {next(iter(group.values())).protocol.id}\n\n{card(group, file)}\n\n{content.markdown()}\n")
+    undescribed = [path.name for path, entry in entries.items() if not any(_fits(row, entry) for row in ablation.rows)]
+    if undescribed:
+        listed = "\n".join(f"- `{name}`" for name in undescribed)
         parts.append(f"## Entries that no row describes any more\n\n{listed}\n")
     columns = dict.fromkeys(column for content in contents.values() for column in content.columns)
     meanings = {column: column_.meaning for column, (_, column_) in metric_columns().items()} | MEANINGS | _MEANINGS

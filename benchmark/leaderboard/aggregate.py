@@ -1,4 +1,4 @@
-"""What stands in the cells of a table: metrics and records, over the seeds of one experiment."""
+"""Values over the seeds of an experiment: which entries make one, their means and their intervals, as text."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from tabulate import tabulate
 
 from benchmark.results import significance
-from benchmark.results.entry import PICTURES, Entry, Value, picture_path, unpack
+from benchmark.results.entry import Entry, Value, unpack
 from benchmark.results.reported import Number, differences, quoted
 from benchmark.specs import registry
 from benchmark.specs.registry import Column
 from methods.errors import InputError
-from methods.files import write_text
 
 ABSENT, FAILED = "-", "failed"
 SUSPECT = "suspect: "
@@ -256,50 +254,3 @@ def mean(found: Sequence[float], digits: int) -> str:
     """Return the mean, with the standard deviation (n - 1) where there are several numbers."""
     text = f"{statistics.fmean(found):.{digits}f}"
     return f"{text} ± {statistics.stdev(found):.{digits}f}" if len(found) > 1 else text
-
-
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table as GitHub's Markdown."""
-    headers, *escaped = [[cell.replace("|", "\\|") for cell in row] for row in (columns, *rows)]
-    return tabulate(escaped, headers=headers, tablefmt="github", disable_numparse=True)
-
-
-def latex(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table for LaTeX's booktabs."""
-    text = tabulate(rows, headers=columns, tablefmt="latex_booktabs", disable_numparse=True)
-    return text.replace("±", r"$\pm$").replace("–", "--")
-
-
-def card(group: dict[Path, Entry], file: str) -> str:
-    """Return the line over a table: under which protocol, and on how many images."""
-    protocol = next(iter(group.values())).protocol
-    images = " or ".join(str(n) for n in sorted({entry.data.n for entry in group.values()}, reverse=True))
-    return f"{protocol.role} protocol, hash `{protocol.hash}`, n = {images} images, as [{file}]({file})"
-
-
-def legend(meanings: dict[str, str]) -> str:
-    """Return the section that says what the columns mean."""
-    lines = [f"- `{name}`: {meaning}" for name, meaning in meanings.items()]
-    return "\n".join(["## Columns", "", f'"{ABSENT}": not measured or not applicable.', "", *lines]) + "\n"
-
-
-def replace_files(folder: Path, files: dict[str, str], replaced: Sequence[str]) -> list[Path]:
-    """Write files by name, and delete those that match a pattern and are not among them; return what was written."""
-    for name, text in sorted(files.items()):
-        write_text(folder / name, text)
-    for stale in {path for pattern in replaced for path in folder.glob(pattern)}:
-        if stale.name not in files:
-            stale.unlink()
-    return [folder / name for name in sorted(files)]
-
-
-def drop_pictures(folder: Path, entries: dict[Path, Entry]) -> None:
-    """Delete the pictures in a table's folder whose entry is gone, or has measured no generated images."""
-    generated = {
-        picture_path(path)
-        for path, entry in entries.items()
-        if (found := entry.measurements.get("generation")) is not None and found.status == "done"
-    }
-    for picture in (folder / PICTURES).glob("*.png"):
-        if picture not in generated:
-            picture.unlink()

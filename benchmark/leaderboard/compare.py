@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.leaderboard.aggregate import by_protocol, experiments, measured, metric_columns, verdicts
-from benchmark.results.entry import Entry, entry_path, read_entries, read_entry
+from benchmark.results.entry import Entry, read_entry
+from benchmark.results.layout import entry_path, read_entries, table_folders
 from benchmark.results.significance import Difference, difference, interval
 from benchmark.specs.recipes import find_recipe
 from methods.data.catalogue import slug
 from methods.errors import InputError, nearest
-from methods.primitives.threat import ThreatModel
+from methods.primitives.norm_ball import NormBall
 
 _STEPS_OF_ANOTHER = "cascade_"
 """Columns left out: accuracies on the way to AutoAttack's."""
@@ -40,7 +41,7 @@ class Outcome:
     difference: Difference
     """a minus b."""
     only_a: float
-    """Images that only a has right; with several seeds, the mean over all pairs of them."""
+    """Number of images that only a has right; with several seeds, the mean over all pairs of them."""
     only_b: float
 
 
@@ -56,7 +57,7 @@ class Comparison:
     n: int
     outcomes: tuple[Outcome, ...]
     notes: tuple[str, ...]
-    """What to know before believing it."""
+    """Caveats: what is left out, masked, partial or of a single seed."""
 
 
 def compare(
@@ -83,7 +84,7 @@ def compare(
         InputError: an entry cannot be read or found, or the two cannot be compared; the sentence says why.
     """
     files = {name: read_entry(Path(name)) for name in (a, b) if Path(name).suffix == ".json" or Path(name).is_file()}
-    wanted = _Table(dataset, threat, protocol, None)
+    wanted = _Wanted(dataset, threat, protocol, None)
     for entry in files.values():
         wanted = wanted.of(entry)
     rows: dict[str, Sequence[Entry]] = {name: [entry] for name, entry in files.items()}
@@ -129,23 +130,23 @@ def sentence(comparison: Comparison, outcome: Outcome) -> str:
 
 
 @dataclass(frozen=True)
-class _Table:
-    """Which tables to look in; None: any."""
+class _Wanted:
+    """Conditions that a table has to meet; None in a field: any."""
 
     dataset: str | None
     threat: str | None
     protocol: str | None
     n: int | None
 
-    def of(self, entry: Entry) -> _Table:
+    def of(self, entry: Entry) -> _Wanted:
         """Return the table of an entry."""
-        return _Table(entry.dataset, entry.threat, entry.protocol.hash, entry.data.n)
+        return _Wanted(entry.dataset, entry.threat, entry.protocol.hash, entry.data.n)
 
     def has(self, entry: Entry) -> bool:
         """Tell whether an entry is in such a table."""
         return (
             (self.dataset is None or slug(self.dataset) == slug(entry.dataset))
-            and (self.threat is None or ThreatModel.parse(self.threat) == ThreatModel.parse(entry.threat))
+            and (self.threat is None or NormBall.parse(self.threat) == NormBall.parse(entry.threat))
             and self.n in (None, entry.data.n)
             and (
                 self.protocol is None
@@ -159,12 +160,12 @@ class _Table:
         return "".join(f", {name} {value}" for name, value in given.items() if value is not None)
 
 
-def _rows(names: Sequence[str], leaderboards: Path, wanted: _Table) -> dict[str, Sequence[Entry]]:
+def _rows(names: Sequence[str], leaderboards: Path, wanted: _Wanted) -> dict[str, Sequence[Entry]]:
     """Return the runs behind each name, all from one table."""
     places: dict[Path, dict[str, Sequence[Entry]]] = {}
     known: set[str] = set()
     matched: set[str] = set()
-    for folder in sorted(path.parent for path in leaderboards.glob("*/*/entries")):
+    for folder in table_folders(leaderboards):
         entries = {path: entry for path, entry in read_entries(folder).items() if wanted.has(entry)}
         for group in by_protocol(entries, "").values():
             table = experiments(group)

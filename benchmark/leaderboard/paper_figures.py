@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.leaderboard import figures
 from benchmark.leaderboard.aggregate import by_protocol, experiments, measured, numbers
-from benchmark.leaderboard.figures import Cascade, Curve, Panel, Point
-from benchmark.results.entry import Entry, Measurement, folder_name, read_entries
-from methods.primitives.threat import ThreatModel
+from benchmark.leaderboard.figures.cascade import Cascade, cascade
+from benchmark.leaderboard.figures.curves import Curve, curves
+from benchmark.leaderboard.figures.histograms import HistogramPanel, histograms
+from benchmark.leaderboard.figures.trade_off import Point, trade_off
+from benchmark.results.entry import Entry, Measurement
+from benchmark.results.layout import folder_name, read_entries, table_folders
+from methods.primitives.norm_ball import NormBall
 
 _RANKED_BY = ("autoattack", "pgd20", "clean")
 _GENERATION = {
@@ -48,7 +51,7 @@ def write_figures(leaderboards: Path, folder: Path) -> list[Path]:
             written; the sentence names the file.
     """
     written: list[Path] = []
-    for table in sorted(path.parent for path in leaderboards.glob("*/*/entries") if path.is_dir()):
+    for table in table_folders(leaderboards):
         for group in by_protocol(read_entries(table), "leaderboard").values():
             methods = _methods(group)
             first = methods[0][1][0]
@@ -94,7 +97,7 @@ def _trade_off(stem: Path, title: str, methods: Sequence[Method]) -> list[Path]:
     title += "\ndashed: frontier of the means"
     if hidden:
         title += f"; not shown, because of their clean accuracy: {hidden}"
-    return figures.trade_off(stem, title, shown, generation, low_is_good) if shown else []
+    return trade_off(stem, title, shown, generation, low_is_good) if shown else []
 
 
 def _energies(stem: Path, title: str, methods: Sequence[Method]) -> list[Path]:
@@ -107,7 +110,7 @@ def energies(stem: Path, title: str, methods: Sequence[Method]) -> list[Path]:
     for label, runs in methods:
         if series := landscapes(runs):
             panels.append(panel(f"{label}\noverlap {measured(runs, 'energy_overlap')}", series))
-    return figures.histograms(stem, title, panels, "joint energy E(x, y), in nats") if panels else []
+    return histograms(stem, title, panels, "joint energy E(x, y), in nats") if panels else []
 
 
 def landscapes(runs: Sequence[Entry]) -> list[dict[str, list[Any]]]:
@@ -115,7 +118,7 @@ def landscapes(runs: Sequence[Entry]) -> list[dict[str, list[Any]]]:
     return [found.series for found in _done(runs, "landscape") if None not in found.series.get("generated", [None])]
 
 
-def panel(label: str, series: Sequence[dict[str, list[Any]]]) -> Panel:
+def panel(label: str, series: Sequence[dict[str, list[Any]]]) -> HistogramPanel:
     """Return the seeds' histograms on common edges: within a bin, images are spread evenly."""
     edges = np.array(series[0]["edges"])
     if len(series) > 1:
@@ -125,7 +128,7 @@ def panel(label: str, series: Sequence[dict[str, list[Any]]]) -> Panel:
         kind: [np.diff(np.interp(edges, found["edges"], np.cumsum([0.0, *found[kind]]))).tolist() for found in series]
         for kind in ("clean", "adversarial", "generated")
     }
-    return Panel(label, edges.tolist(), shares)
+    return HistogramPanel(label, edges.tolist(), shares)
 
 
 def _curves(sweep: str) -> Callable[[Path, str, Sequence[Method]], list[Path]]:
@@ -138,8 +141,8 @@ def _curves(sweep: str) -> Callable[[Path, str, Sequence[Method]], list[Path]]:
         if not lines:
             return []
         if sweep == "eps":
-            return figures.curves(stem, title, lines, _SWEEPS[sweep], ThreatModel.parse(methods[0][1][0].threat).radius)
-        return figures.curves(stem, title, lines, _SWEEPS[sweep], logarithmic=True, apart=1)
+            return curves(stem, title, lines, _SWEEPS[sweep], NormBall.parse(methods[0][1][0].threat).radius)
+        return curves(stem, title, lines, _SWEEPS[sweep], logarithmic=True, apart=1)
 
     return draw
 
@@ -151,7 +154,7 @@ def _cascade(stem: Path, title: str, methods: Sequence[Method]) -> list[Path]:
         left = [[values[name] for name in _LEFT] for values in found if values.keys() >= set(_LEFT)]
         if left:
             bars.append(Cascade(label, np.diff([[0, *seed, 100] for seed in left]).tolist(), numbers(runs, "pgd20")))
-    return figures.cascade(stem, title, bars) if bars else []
+    return cascade(stem, title, bars) if bars else []
 
 
 def _done(runs: Sequence[Entry], metric: str) -> list[Measurement]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmark.leaderboard.figures.canvas import sheet
 from benchmark.results.entry import Measurement
 from benchmark.results.store import Store
 from methods.errors import InputError
@@ -31,11 +32,11 @@ _LABEL = 30
 """Pixels over a figure in a stack of them."""
 _GREY, _WHITE = 128, 255
 
-Panel = tuple[np.ndarray, np.ndarray]
+Samples = tuple[np.ndarray, np.ndarray]
 """Images, uint8 [N,C,H,W], and their classes [N]."""
 
 
-def panels_of(measurement: Measurement, store: Store) -> dict[str, Panel]:
+def panels_of(measurement: Measurement, store: Store) -> dict[str, Samples]:
     """Return title -> panel for every source of a measurement of the metric ``generation``.
 
     Empty where the metric failed, or its outcomes per image are lost.
@@ -48,7 +49,7 @@ def panels_of(measurement: Measurement, store: Store) -> dict[str, Panel]:
     }
 
 
-def write_panels(path: Path, title: str, panels: Mapping[str, Panel], classes: Sequence[str]) -> None:
+def write_panels(path: Path, title: str, panels: Mapping[str, Samples], classes: Sequence[str]) -> None:
     """Write one PNG with the panels side by side, each ten classes (the first ten) by ten images.
 
     A row holds the first ten images of its class, in order; missing ones are mid-grey. Pixels are whole: small
@@ -64,17 +65,12 @@ def write_panels(path: Path, title: str, panels: Mapping[str, Panel], classes: S
     Raises:
         InputError: the file cannot be written.
     """
-    # matplotlib takes a second to import, and only this function needs it; no global state of pyplot's.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     mosaics = [_mosaic(images, labels, min(len(classes), _ROWS)) for images, labels in panels.values()]
     rows = list(classes[:_ROWS])
     height, width = mosaics[0].shape[:2]
     left = _MARGIN + 7 * max(len(name) for name in rows)
     total = left + len(mosaics) * (width + _BETWEEN) - _BETWEEN + _MARGIN, _HEAD + height + _MARGIN
-    figure = Figure(figsize=(total[0] / _DPI, total[1] / _DPI), dpi=_DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    figure = sheet(total[0] / _DPI, total[1] / _DPI, dpi=_DPI, facecolor="white")
 
     def words(text: str, x: float, y: float, size: int, **style: Any) -> None:
         figure.text(x / total[0], y / total[1], text, fontsize=size, **style)
@@ -87,10 +83,7 @@ def write_panels(path: Path, title: str, panels: Mapping[str, Panel], classes: S
     for number, name in enumerate(rows):
         middle = _MARGIN + height * (1 - (number + 0.5) / len(rows))
         words(name, left - 6, middle, 8, ha="right", va="center")
-    canvas.draw()
-    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    palette = drawn.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    write(path, lambda temporary: palette.save(temporary, format="PNG", optimize=True))
+    _save_small(path, figure)
 
 
 def stack(path: Path, pictures: Mapping[str, Path]) -> None:
@@ -105,25 +98,26 @@ def stack(path: Path, pictures: Mapping[str, Path]) -> None:
     Raises:
         InputError: a figure cannot be read, or the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     try:
         shown = {label: np.asarray(Image.open(picture).convert("RGB")) for label, picture in pictures.items()}
     except OSError as error:
         raise InputError(f"A figure of samples cannot be read: {error}.") from error
     width = max(picture.shape[1] for picture in shown.values())
     height = sum(picture.shape[0] + _LABEL for picture in shown.values())
-    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    figure = sheet(width / _DPI, height / _DPI, dpi=_DPI, facecolor="white")
     top = height
     for label, picture in shown.items():
         top -= _LABEL
         figure.text(_MARGIN / width, (top + 4) / height, label, fontsize=12, weight="bold", color="#0072B2")
         top -= picture.shape[0]
         figure.figimage(picture, 0, top, origin="upper")
-    canvas.draw()
-    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    _save_small(path, figure)
+
+
+def _save_small(path: Path, figure: Any) -> None:
+    """Write a figure as a PNG with a palette of 256 colours."""
+    figure.canvas.draw()
+    drawn = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
     palette = drawn.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     write(path, lambda temporary: palette.save(temporary, format="PNG", optimize=True))
 

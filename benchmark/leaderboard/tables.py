@@ -7,6 +7,7 @@ beside each lies the same as .tex, with the columns that a paper prints, and lea
 
 from __future__ import annotations
 
+import csv
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -15,32 +16,27 @@ from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from benchmark.leaderboard import ablation
 from benchmark.leaderboard.aggregate import (
     ABSENT,
     MEANINGS,
     by_protocol,
-    card,
     described,
     difference,
-    drop_pictures,
     experiments,
     identity,
     interval,
-    latex,
-    legend,
-    markdown,
     measured,
     metric_columns,
     numbers,
     quote,
-    replace_files,
     span,
     verdicts,
 )
-from benchmark.results.entry import ABLATIONS, Entry, read_entries
+from benchmark.leaderboard.render import Table, card, legend, replace_files
+from benchmark.results import layout
+from benchmark.results.entry import Entry
 from benchmark.results.reported import FLAGS, quoted
 from benchmark.results.significance import places
 
@@ -66,12 +62,12 @@ COLUMNS = (
     *("rank_interval", "tie", "clean_interval", "pgd20_interval", "autoattack_interval"),
     *("kid", "fid_ref", "energy_overlap", "eot_pgd", "transfer"),
 )
-"""Of every table. Where an entry has them measured, the further columns of its metrics follow."""
+"""Columns of every table; the further ones that an entry has measured follow."""
 SHOWN = (
     *("rank", "tie", "method", "seeds", "clean", "pgd20", "autoattack", "fid_ref", "masking"),
     *("reported_autoattack", "partial", "overrides"),
 )
-"""The columns that fit a terminal."""
+"""Columns that fit a terminal."""
 _REPLACED = ("leaderboard.md", *(f"leaderboard{rest}.{kind}" for rest in ("", "-*") for kind in ("csv", "tex")))
 _RANKED_BY = ("autoattack", "pgd20", "clean")
 _INTERVALS = {f"{column}_interval": column for column in ("clean", "pgd20", "autoattack")}
@@ -93,7 +89,7 @@ _SETTINGS = (
 )
 _BESIDE = "Reported beside reproduced"
 _HEADING = ("dataset", "threat", "protocol")
-"""The same in all rows, and said above the table."""
+"""Columns that are the same in all rows, and are said above the table."""
 _PAPER = {
     "method": "Method",
     "clean": "Clean (%)",
@@ -106,7 +102,7 @@ _PAPER = {
     "partial": "Images",
 }
 _ALWAYS = ("rank", "rank_interval", "tie", "method", "seeds", "clean", "pgd20", "autoattack")
-"""Shown in leaderboard.md and .tex even where no row has anything in them."""
+"""Columns of leaderboard.md and .tex even where no row has anything in them."""
 
 _MEANINGS = {
     "rank": "among rows measured on the same number of images, by autoattack, then pgd20, then clean",
@@ -134,19 +130,16 @@ def rebuild(leaderboards: Path) -> list[Path]:
         InputError: an entry or an ablation is malformed or in the wrong folder, two entries are the same run, or a
             file cannot be written; the sentence names the file.
     """
-    # Imported here, for PyTorch comes with it, and what only reads tables does without.
-    from benchmark.evaluation import bundle
-
     written: list[Path] = []
     measured: list[Entry] = []
-    for folder in sorted(path.parent for path in leaderboards.glob("*/*/entries") if path.is_dir()):
-        entries = read_entries(folder)
+    for folder in layout.table_folders(leaderboards):
+        entries = layout.read_entries(folder)
         written += replace_files(folder, _tables(entries), _REPLACED)
-        drop_pictures(folder, entries)
-        bundle.drop_stale(folder, entries)
+        layout.drop_pictures(folder, entries)
+        layout.drop_bundles(folder, entries)
         measured += entries.values()
-    bundle.drop_weights(leaderboards, measured)
-    for folder in sorted(path.parent for path in leaderboards.glob(f"*/*/{ABLATIONS}/*/entries") if path.is_dir()):
+    layout.drop_weights(leaderboards, measured)
+    for folder in layout.ablation_folders(leaderboards):
         written += ablation.rebuild(folder)
     return sorted(written)
 
@@ -155,10 +148,10 @@ def read_tables(folder: Path, stem: str = "leaderboard") -> list[tuple[str, list
     """Return (title, rows by column) of each table that :func:`rebuild` wrote into a folder as ``<stem>*.csv``."""
     tables: list[tuple[str, list[dict[str, str]]]] = []
     for path in sorted(folder.glob(f"{stem}*.csv"), key=lambda path: (len(path.name), path.name)):
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
         first = rows[0]
-        title = f"{first['dataset']} at {first['threat']}, protocol {first['protocol']}"
-        tables.append((title, [{str(key): str(value) for key, value in row.items()} for row in rows]))
+        tables.append((f"{first['dataset']} at {first['threat']}, protocol {first['protocol']}", rows))
     return tables
 
 
@@ -169,8 +162,8 @@ def _tables(entries: dict[Path, Entry]) -> dict[str, str]:
     shown: set[str] = set()
     for name, group in by_protocol(entries, "leaderboard").items():
         columns = [*COLUMNS, *_further(group)]
-        table = pd.DataFrame(_rows(group, columns), columns=pd.Index(columns))
-        files[name] = table.to_csv(index=False, lineterminator="\n")
+        table = Table.of([_cells(runs, columns) | standing for runs, standing in standings(group)], columns)
+        files[name] = table.csv()
         files[f"{Path(name).stem}.tex"] = _paper(group, table)
         sections.append(_section(group, name, table))
         shown |= set(columns)
@@ -188,12 +181,12 @@ def _further(group: dict[Path, Entry]) -> list[str]:
     return [column for column in further if any(measured([entry], column) != ABSENT for entry in group.values())]
 
 
-def _section(group: dict[Path, Entry], file: str, table: pd.DataFrame) -> str:
+def _section(group: dict[Path, Entry], file: str, table: Table) -> str:
     """Return a protocol's part of leaderboard.md: the table to look at first, and the rest by subject."""
     named = {*_MAIN, *_GENERATION, *_REPORTED, *_SETTINGS, *_HEADING}
     parts = {
         "": _MAIN,
-        "Intervals and further attacks": [column for column in table if column not in named],
+        "Intervals and further attacks": [column for column in table.columns if column not in named],
         "Generation and energy": _GENERATION,
         _BESIDE: _REPORTED,
         "Settings and records": _SETTINGS,
@@ -205,15 +198,15 @@ def _section(group: dict[Path, Entry], file: str, table: pd.DataFrame) -> str:
             text += f"\n### {title}\n"
             kept = ["rank", "method", *kept]
         if kept:
-            text += f"\n{markdown(kept, table[kept].to_numpy().tolist())}\n"
+            text += f"\n{table.only(kept).markdown()}\n"
         if kept and title == _BESIDE:
             text += f"\n{_apart(table)}\n\n{_origins(group)}\n"
     return text
 
 
-def _apart(table: pd.DataFrame) -> str:
+def _apart(table: Table) -> str:
     """Return the sentence about the differences of a table, and what their flags mean."""
-    cells = [cell for column in QUOTED for cell in table[f"difference_{column}"]]
+    cells = [str(cell) for column in QUOTED for cell in table.column(f"difference_{column}")]
     found = {flag for cell in cells for flag in cell.partition(" (")[2].removesuffix(")").split(", ")}
     flags = [f"*{flag}*: {meaning}" for flag, meaning in FLAGS.items() if flag in found]
     return (
@@ -233,27 +226,22 @@ def _origins(group: dict[Path, Entry]) -> str:
     )
 
 
-def _filled(table: pd.DataFrame, columns: Iterable[str]) -> list[str]:
-    return [column for column in columns if column in _ALWAYS or any(cell != ABSENT for cell in table[column])]
+def _filled(table: Table, columns: Iterable[str]) -> list[str]:
+    return [column for column in columns if column in _ALWAYS or set(table.column(column)) - {ABSENT}]
 
 
-def _paper(group: dict[Path, Entry], table: pd.DataFrame) -> str:
+def _paper(group: dict[Path, Entry], table: Table) -> str:
     """Return the table as a paper prints it."""
     first = next(iter(group.values()))
     kept = _filled(table, _PAPER)
-    images, seeds = (", ".join(dict.fromkeys(table[column])) for column in ("n", "seeds"))
+    images, seeds = (", ".join(dict.fromkeys(map(str, table.column(name)))) for name in ("n", "seeds"))
     about = [
         f"{first.dataset} at {first.threat}, {first.protocol.role} protocol {first.protocol.id}, "
         f"hash {first.protocol.hash}, n = {images} test images, training seeds: {seeds}.",
         "Mean ± standard deviation (n - 1) over seeds. Methods that share a letter do not differ significantly.",
     ]
     comment = "".join(f"% {line}\n" for line in about)
-    return f"{comment}{latex([_PAPER[column] for column in kept], table[kept].to_numpy().tolist())}\n"
-
-
-def _rows(group: dict[Path, Entry], columns: Sequence[str]) -> list[list[str]]:
-    cells = [_cells(runs, columns) | standing for runs, standing in standings(group)]
-    return [[row[column] for column in columns] for row in cells]
+    return f"{comment}{table.only(kept, _PAPER).latex()}\n"
 
 
 def standings(group: dict[Path, Entry]) -> list[tuple[list[Entry], dict[str, str]]]:

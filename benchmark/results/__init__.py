@@ -1,1 +1,1 @@
-"""What was measured, on disk: measurements, entries, the store, and the numbers that papers report."""
+"""Results on disk: measurements, entries, the store, and the numbers that papers report."""

@@ -12,13 +12,9 @@ import numpy as np
 from pydantic import Field
 
 from benchmark.specs.schema import Strict, checked
-from methods.data.catalogue import slug
 from methods.errors import InputError
 
 Value = float | int | str | None
-
-ABLATIONS, PICTURES, MASKING_POWER = "ablations", "samples", "masking-power"
-"""Folders beside entries/."""
 
 
 class Check(Strict):
@@ -27,7 +23,7 @@ class Check(Strict):
     name: str
     measured: float | None
     bound: float | None
-    """What ``measured`` is held against."""
+    """The number that ``measured`` is held against."""
     passed: bool | None
     """None: the check does not apply here, and ``meaning`` says why."""
     meaning: str
@@ -35,16 +31,16 @@ class Check(Strict):
 
 
 class Measurement(Strict):
-    """What one metric found on one subject."""
+    """Findings of one metric on one subject."""
 
     metric: str
     version: int
-    """Of the metric's definition; a change of any number it gives raises it."""
+    """Version of the metric's definition; raised whenever any number that it gives changes."""
     status: Literal["done", "failed"]
     error: str | None = None
     """One line, where the metric failed."""
     n: int
-    """Images measured: the first ``n`` of the test split, in order."""
+    """Number of images measured: the first ``n`` of the test split, in order."""
     values: dict[str, Value] = Field(default_factory=dict)
     """The numbers; percentages where the name says accuracy."""
     flags: list[str] = Field(default_factory=list)
@@ -55,7 +51,7 @@ class Measurement(Strict):
     verdicts: dict[str, str] = Field(default_factory=dict)
     """Name of an accuracy among ``values`` -> its outcome per image, packed (:func:`unpack`)."""
     seconds: float
-    """Of computation, summed over every process that took part."""
+    """Seconds of computation, summed over all processes that took part."""
     samples: str | None = None
     """Outcomes per image: an npz file, relative to the store's root."""
     config: dict[str, Any] = Field(default_factory=dict)
@@ -65,7 +61,7 @@ class Measurement(Strict):
 
 
 class SubjectInfo(Strict):
-    """Which model was evaluated."""
+    """The model that was evaluated."""
 
     kind: Literal["checkpoint", "external"]
     weights_digest: str
@@ -79,18 +75,18 @@ class SubjectInfo(Strict):
 
 
 class DataInfo(Strict):
-    """On which images."""
+    """The images on which it was evaluated."""
 
     digests: dict[str, str]
     """SHA-256 of each split."""
     n: int
-    """Images measured."""
+    """Number of images measured: the first ones of the test split."""
     of: int
-    """Images in the test split."""
+    """Number of images in the test split."""
 
 
 class ProtocolInfo(Strict):
-    """Under which protocol."""
+    """The protocol under which it was evaluated."""
 
     id: str
     hash: str
@@ -98,10 +94,10 @@ class ProtocolInfo(Strict):
 
 
 class Cell(Strict):
-    """Which cell of an ablation a checkpoint stands for."""
+    """The row of an ablation that a checkpoint belongs to."""
 
     name: str
-    """Of the ablation: its file in configs/ablations/."""
+    """Name of the ablation: its file in configs/ablations/."""
     row: str
 
 
@@ -118,7 +114,7 @@ class Entry(Strict):
     dataset: str
     threat: str
     seed: int | None = None
-    """Of the training; None for a model from elsewhere."""
+    """Seed of the training; None for a model from elsewhere."""
     config_digest: str | None = None
     """SHA-256 of the training's settings without its seed: equal digests are seeds of one experiment."""
     ablation: Cell | None = None
@@ -133,6 +129,10 @@ class Entry(Strict):
     """Settings changed from the recipe, such as ``train.epochs=5``."""
     evidence: str | None = None
     """SHA-256 of the bundle with which `verify` checks the entry."""
+
+    def text(self) -> str:
+        """Return the content of the entry's file."""
+        return _on_one_line(self.model_dump_json(indent=2)) + "\n"
 
 
 def pack(correct: np.ndarray) -> str:
@@ -155,49 +155,6 @@ def unpack(text: str, n: int) -> np.ndarray:
     return np.unpackbits(packed, count=n).astype(bool)
 
 
-def folder_name(name: str) -> str:
-    """Return a name as one part of a path: ``imagefolder:/data/a`` -> ``imagefolder-data-a``."""
-    return re.sub(r"[^A-Za-z0-9._@+-]+", "-", name).strip("-.") or "unnamed"
-
-
-def entry_path(leaderboards: Path, entry: Entry) -> Path:
-    """Return where an entry belongs: evaluating a checkpoint again overwrites its own file and no other."""
-    from methods.primitives.threat import ThreatModel
-
-    identity = entry.config_digest if entry.subject.kind == "checkpoint" else None
-    label = entry.recipe if entry.ablation is None else entry.ablation.row
-    parts = [folder_name(label), (identity or entry.subject.weights_digest)[:8]]
-    if entry.seed is not None:
-        parts.append(f"s{entry.seed}")
-    if entry.subject.which is not None:
-        parts.append(folder_name(entry.subject.which))
-    parts.append(entry.protocol.hash[:8])
-    if entry.partial:
-        parts.append(f"n{entry.data.n}")
-    folder = leaderboards / slug(entry.dataset) / ThreatModel.parse(entry.threat).slug
-    if entry.ablation is not None:
-        folder = folder / ABLATIONS / entry.ablation.name
-    return folder / "entries" / f"{'-'.join(parts)}.json"
-
-
-def picture_path(entry_file: Path) -> Path:
-    """Return where the generated images of the entry in this file are shown."""
-    return entry_file.parents[1] / PICTURES / f"{entry_file.stem}.png"
-
-
-def write_entry(leaderboards: Path, entry: Entry) -> Path:
-    """Write an entry to its place, atomically, and return the path.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    from methods.files import write_text
-
-    path = entry_path(leaderboards, entry)
-    write_text(path, _on_one_line(entry.model_dump_json(indent=2)) + "\n")
-    return path
-
-
 def _on_one_line(text: str) -> str:
     """Return indented JSON with each list of numbers on one line: curves would take a line a point."""
     return re.sub(r'\[\n\s+([^\[\]{}"]+?)\n\s+\]', lambda found: "[" + " ".join(found[1].split()) + "]", text)
@@ -214,23 +171,3 @@ def read_entry(path: Path) -> Entry:
     except (OSError, ValueError) as error:
         raise InputError(f"The entry {path} cannot be read: {error}.") from error
     return checked(Entry, data, f"The entry {path}")
-
-
-def read_entries(folder: Path) -> dict[Path, Entry]:
-    """Read every entry of a table's folder, by its file.
-
-    Raises:
-        InputError: an entry is malformed or lies in the wrong folder; the sentence names it.
-    """
-    entries: dict[Path, Entry] = {}
-    for path in sorted((folder / "entries").glob("*.json")):
-        entry = read_entry(path)
-        try:
-            place = entry_path(Path(), entry).parent.parts
-        except InputError as error:
-            raise InputError(f"The entry {path} has no threat model: {error}") from error
-        if place != path.parent.parts[-len(place) :]:
-            belongs = "/".join(place[:-1])
-            raise InputError(f"The entry {path} is of {entry.dataset} at {entry.threat}: it belongs in {belongs}.")
-        entries[path] = entry
-    return entries

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import re
-from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,6 +18,7 @@ from pydantic import AfterValidator, Field
 from benchmark.specs import recipes
 from benchmark.specs.schema import Strict, checked
 from methods.errors import InputError, nearest
+from methods.primitives.norm_ball import NormBall
 
 if TYPE_CHECKING:
     from benchmark.results.entry import Entry
@@ -37,13 +37,13 @@ FLAGS = {
     "evaluator": "one of the two evaluators is custom, its authors' own and not re-created here, or not known",
     "inferred": "the same evaluator, but that the publication used it is inferred",
 }
-"""Why a reproduced number is not the same measurement as a reported one."""
+"""Flag -> reason why a reproduced number is not the same measurement as a reported one."""
 
 _STANDARD = "standard"
 _KINDS = {_STANDARD: _STANDARD, "ebjdat-release-v1": "release", "ebjdat-release-sadajem-v1": "release"}
 """Protocols of which all is known -> those with the same attacks."""
 _NOISY = ("ebjdat-release-v1",)
-"""Those among them that add noise to test images."""
+"""Protocols among these that add noise to test images."""
 _IMAGES = ("fid", "inception_score", "kid")
 """Metrics of generated images."""
 _UNATTACKED = ("clean", "collapsed_at", *_IMAGES)
@@ -51,25 +51,11 @@ _BESIDE = {"cifar10-jpeg": "cifar10"}
 """Data sets that no publication has -> the one whose numbers stand beside theirs."""
 
 
-def radius(threat: str) -> tuple[str, Fraction]:
-    """Return norm and eps of a threat model such as ``Linf:8/255``, exact, without loading torch.
-
-    Raises:
-        ValueError: the text is anything else.
-    """
-    norm, colon, eps = threat.partition(":")
-    if norm not in ("Linf", "L2") or not colon:
-        raise ValueError('a threat model is written "Linf:8/255" or "L2:0.5"')
-    try:
-        return norm, Fraction(eps)
-    except (ValueError, ZeroDivisionError):
-        raise ValueError('an eps is written "8/255" or "0.031"') from None
-
-
 def _threat(text: str) -> str:
-    if text:
-        radius(text)
-    return text
+    try:
+        return text and str(NormBall.parse(text))
+    except InputError as error:
+        raise ValueError(str(error).rstrip(".")) from error
 
 
 Text = Annotated[str, Field(min_length=1)]
@@ -80,35 +66,37 @@ class Number(Strict):
 
     source: Text
     table: str
-    """In the source; empty where it has none."""
+    """Table in the source; empty where it names none."""
     row: str
-    """What sets it apart from other rows of the same method there: a variant, an epoch, a setting."""
+    """Variant, epoch or setting that sets it apart from other rows of the same method in that table."""
     recipe: Text
     """The project's name of the method; a recipe need not exist."""
     dataset: Text
     architecture: str
-    """As published; empty where it is not named."""
+    """Network as published; empty where it is not named."""
     metric: Text
     """The project's name of the column; accuracies in percent."""
     value: float
     threat: Annotated[str, AfterValidator(_threat)]
-    """Of the attack, in [0, 1] pixel units as far as known; empty where it is not, or where nothing is attacked."""
+    """Threat model of the attack, in [0, 1] pixel units; empty where it is not known, or where nothing is attacked."""
     protocol: Literal["standard", "ebjdat-release-v1", "ebjdat-release-sadajem-v1", "authors", "unknown"]
-    """How it was measured. standard: clean images, standard AutoAttack, or PGD-20 as the standard protocols have it;
-    ebjdat-release-*: by EB-JDAT's released evaluator, which is inferred; authors: by the source's own evaluator, which
-    is not re-created here; unknown: the source does not say.
+    """Protocol of the measurement.
+
+    standard: clean images, standard AutoAttack, or PGD-20 as the standard protocols have it; ebjdat-release-*: the
+    released evaluator of EB-JDAT, which is inferred; authors: the own evaluator of the source, which is not re-created
+    here; unknown: the source does not say.
     """
     caveat: str
-    """One sentence; empty where there is nothing to add."""
+    """Sentence on what to know about the number; empty where there is nothing to add."""
 
     @property
     def origin(self) -> str:
-        """Source and table."""
+        """The source, and the table in it."""
         return f"{self.source}, {self.table}" if self.table else self.source
 
     @property
     def terms(self) -> str:
-        """Of what it is, and how it was measured, for people."""
+        """Variant, data, network, threat model and protocol of the number, in words."""
         words = [self.row, self.dataset, self.architecture or "network not named", self.threat]
         return "; ".join([*(word for word in words if word), f"protocol {self.protocol}"])
 
@@ -166,7 +154,7 @@ def _evaluation(number: Number, entry: Entry) -> dict[str, bool]:
     known, same = None not in kinds, kinds[0] == kinds[1]
     attacked, images = number.metric not in _UNATTACKED, number.metric in _IMAGES
     return {
-        "eps": attacked and (not number.threat or radius(number.threat) != radius(entry.threat)),
+        "eps": attacked and (not number.threat or NormBall.parse(number.threat) != NormBall.parse(entry.threat)),
         "attack": attacked and known and not same,
         "noise": not images and known and (number.protocol in _NOISY) != (own in _NOISY),
         "generation": images and not (known and same),

@@ -24,13 +24,13 @@ from itertools import combinations
 
 import numpy as np
 from scipy.special import bdtr, stdtr, stdtrit
+from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
-_Z = 1.959963984540054
 _SHARE = (0.0, 0.0, 1.0, 1.0)
-"""Added to the outcomes of one method: Agresti and Coull's two failures and two successes (1998)."""
+"""Pseudo-outcomes added to those of one method: Agresti and Coull's two failures and two successes (1998)."""
 _DIFFERENCE = (-math.sqrt(0.5), math.sqrt(0.5))
-"""Added to differences: the moments of half an image in each of the four cells (Agresti and Min, 2005)."""
+"""Pseudo-outcomes added to differences: the moments of half an image in each of four cells (Agresti and Min, 2005)."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Difference:
     low: float
     high: float
     p: float
-    """Two-sided."""
+    """p value of the two-sided test."""
     test: str
 
     @property
@@ -52,14 +52,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the tests leave a row among others."""
+    """Rank and ties of a row that the tests leave possible."""
 
     low: int
     """Best rank: 1 + number of rows that are significantly better."""
     high: int
     """Worst rank: number of rows that are not significantly worse."""
     ties: tuple[int, ...]
-    """Groups it belongs to, from 0; rows differ significantly unless they share one."""
+    """Groups that the row belongs to, numbered from 0; rows differ significantly unless they share one."""
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
@@ -69,10 +69,8 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
         correct: images that were right.
         n: images, at least 1.
     """
-    share, weight = correct / n, _Z * _Z / n
-    centre = (share + weight / 2) / (1 + weight)
-    half = _Z / (1 + weight) * math.sqrt(share * (1 - share) / n + weight / (4 * n))
-    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+    low, high = binomtest(correct, n).proportion_ci(CONFIDENCE, method="wilson")
+    return 100 * float(low), 100 * float(high)
 
 
 def interval(verdicts: np.ndarray) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What an entry keeps of its training: the run's manifest, the first and last epoch of its log, and its curves."""
+"""The record of a training in its entry: the run's manifest, the first and last epoch of its log, and its curves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from methods.training.guard import Line, read_log
 
 POINTS = 40
-"""Of a curve, at most: each is the mean over an equal span of steps, so that an entry stays small."""
+"""Most points that a curve has, each the mean over an equal span of steps, so that an entry stays small."""
 _KEPT = (
     *("epochs", "steps", "seconds", "precision", "devices", "best"),
     *("interventions", "restarts", "collapse", "provenance"),

@@ -16,7 +16,8 @@ from benchmark.engines import Engine
 from benchmark.engines.jobs import Finished, Job
 from benchmark.leaderboard import ablation as ablations
 from benchmark.leaderboard import tables
-from benchmark.results.entry import Cell, picture_path
+from benchmark.results.entry import Cell
+from benchmark.results.layout import picture_path
 from benchmark.runs.jobs import Evaluation, EvaluationJob, TrainingJob, failed_metrics
 from benchmark.runs.plan import Plan
 from benchmark.runs.record import record

@@ -7,7 +7,8 @@ from typing import Any
 
 from benchmark.evaluation import bundle
 from benchmark.leaderboard import sample_grids
-from benchmark.results.entry import DataInfo, Entry, ProtocolInfo, SubjectInfo, picture_path, write_entry
+from benchmark.results.entry import DataInfo, Entry, ProtocolInfo, SubjectInfo
+from benchmark.results.layout import picture_path, write_entry
 from benchmark.results.store import Store
 from benchmark.results.training_record import training_record
 from benchmark.runs.jobs import Measured

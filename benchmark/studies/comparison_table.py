@@ -1,4 +1,4 @@
-"""What a paper reported beside what was reproduced: one target as Markdown, CSV, LaTeX and a picture.
+"""Reported numbers of a paper beside reproduced ones: one target as Markdown, CSV, LaTeX and a picture.
 
 A pure function of its file, of the entries, and of configs/reported.csv. A reproduced number that is not the same
 measurement as the reported one says so, by the flags of :mod:`benchmark.results.reported` or in a sentence below the
@@ -9,108 +9,28 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
-from benchmark.leaderboard import figures, paper_figures, sample_grids
-from benchmark.leaderboard.aggregate import ABSENT, FAILED, collapsed_at, flagged, latex, legend, markdown, mean
-from benchmark.leaderboard.figures import Versus
-from benchmark.results.entry import Entry, entry_path, picture_path
-from benchmark.results.reported import FLAGS, Number, differences
-from benchmark.studies.targets import APART, Column, Row, Scale, Target
+from benchmark.leaderboard import paper_figures, sample_grids
+from benchmark.leaderboard.aggregate import ABSENT, flagged
+from benchmark.leaderboard.figures.comparison import ComparedColumn, comparison
+from benchmark.leaderboard.render import Table, latex_text, legend
+from benchmark.results.entry import Entry
+from benchmark.results.layout import ATTACKS, entry_path, picture_path
+from benchmark.results.reported import FLAGS
+from benchmark.studies.row_results import RowResult
+from benchmark.studies.targets import Scale, Target, TargetColumn
 from methods.files import write_text
 
-NONE = "none"
 _NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 _ENDINGS = ("md", "csv", "tex")
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A row of a target on one of the paper's data sets."""
-
-    row: Row
-    paper_dataset: str
-    dataset: str | None
-    """The one that stands for it; None: none does at this scale."""
-    reported: Mapping[str, Number]
-    """Column -> the paper's number."""
-    runs: Mapping[str, list[Entry]]
-    """Column -> its entries, by seed; without the columns that are not to be reproduced."""
-
-    @property
-    def entries(self) -> list[Entry]:
-        """Every entry behind the row, once."""
-        return list({id(entry): entry for runs in self.runs.values() for entry in runs}.values())
-
-    @property
-    def status(self) -> str:
-        """Why a row has nothing reproduced; empty where it has."""
-        if self.row.missing:
-            return "reported only"
-        if self.dataset is None:
-            return "not at this scale"
-        return "" if self.entries else "not run"
-
-    def found(self, column: Column) -> list[float | str]:
-        """Return the reproduced values of a cell, FAILED where the metric failed."""
-        values: list[float | str] = []
-        for entry in self.runs.get(column.name, ()):
-            metric, name = column.source
-            measurement = entry.measurements.get(metric)
-            if measurement is None:
-                continue
-            value = FAILED if measurement.status == "failed" else measurement.values.get(name)
-            if value is not None:
-                values.append(column.sign * value if isinstance(value, int | float) else value)
-        return values
-
-    def numbers(self, column: Column) -> list[float]:
-        """Return the numbers among them."""
-        if column.record:
-            return []
-        return [value for value in self.found(column) if isinstance(value, int | float)]
-
-    def text(self, column: Column) -> str:
-        """Return the reproduced cell."""
-        runs = self.runs.get(column.name, [])
-        if column.record:
-            known = [run for run in runs if run.training.get("interventions") is not None]
-            told = collapsed_at(known)
-            return told if told != ABSENT or not known else NONE
-        found = self.numbers(column)
-        if found:
-            lost = "" if len(found) == len(runs) else f" ({len(found)} of {len(runs)})"
-            return mean(found, column.places) + lost
-        return FAILED if FAILED in self.found(column) else ABSENT
-
-    def quoted(self, column: Column) -> str:
-        """Return the reported cell."""
-        number = self.reported.get(column.name)
-        if number is None:
-            return ABSENT
-        return f"{number.value:.{0 if column.record else 2}f}"
-
-    def flags(self, column: Column) -> tuple[str, ...]:
-        """Return why the reproduced cell is not the same measurement as the reported one."""
-        number = self.reported.get(column.name)
-        if number is None or not self.numbers(column):
-            return ()
-        found = {flag for entry in self.runs[column.name] for flag in differences(number, entry)}
-        return tuple(flag for flag in FLAGS if flag in found)
-
-    def difference(self, column: Column) -> float | None:
-        """Return reproduced minus reported."""
-        number, found = self.reported.get(column.name), self.numbers(column)
-        return statistics.fmean(found) - number.value if number and found else None
-
-
-@dataclass(frozen=True)
 class About:
-    """What all targets of one command share."""
+    """Settings that all targets of one command share."""
 
     scale: Scale
     seeds: Sequence[int]
@@ -118,7 +38,7 @@ class About:
     leaderboards: Path
 
 
-def write(stem: Path, target: Target, rows: Sequence[Shown], about: About) -> list[Path]:
+def write(stem: Path, target: Target, rows: Sequence[RowResult], about: About) -> list[Path]:
     """Write ``stem`` with .md, .csv and .tex, and a picture where there is something to draw; return the files.
 
     Raises:
@@ -135,7 +55,7 @@ def write(stem: Path, target: Target, rows: Sequence[Shown], about: About) -> li
     return [*(stem.with_name(f"{stem.name}.{ending}") for ending in _ENDINGS), *drawn]
 
 
-def _csv(target: Target, rows: Sequence[Shown]) -> str:
+def _csv(target: Target, rows: Sequence[RowResult]) -> str:
     records = []
     for shown in rows:
         first = shown.entries[0] if shown.entries else None
@@ -168,12 +88,10 @@ def _csv(target: Target, rows: Sequence[Shown]) -> str:
             "config_digest": first.config_digest if first else None,
         }
         records.append(record)
-    columns = dict.fromkeys(name for record in records for name in record)
-    table = pd.DataFrame([[record.get(name) for name in columns] for record in records], columns=pd.Index(columns))
-    return table.to_csv(index=False, lineterminator="\n")
+    return Table.of(records).csv()
 
 
-def _histograms(rows: Sequence[Shown]) -> str:
+def _histograms(rows: Sequence[RowResult]) -> str:
     """Return what the figure draws: of each method and kind of image the share in percent, by bin and seed."""
     records = [
         (shown.row.label, entry.seed, kind, low, high, share)
@@ -183,13 +101,12 @@ def _histograms(rows: Sequence[Shown]) -> str:
         for kind in ("clean", "adversarial", "generated")
         for low, high, share in zip(series["edges"], series["edges"][1:], series[kind], strict=False)
     ]
-    columns = ["row", "seed", "images", "energy_from", "energy_to", "share"]
-    return pd.DataFrame(records, columns=pd.Index(columns)).to_csv(index=False, lineterminator="\n")
+    return Table(["row", "seed", "images", "energy_from", "energy_to", "share"], records).csv()
 
 
-def _headings(target: Target, about: About) -> list[tuple[str, Column, str]]:
+def _headings(target: Target, about: About) -> list[tuple[str, TargetColumn, str]]:
     """Return what stands over each column of numbers: title, column, and which side of it."""
-    found: list[tuple[str, Column, str]] = []
+    found: list[tuple[str, TargetColumn, str]] = []
     quoted: set[str] = set()
     for column in target.columns:
         if column.reported and column.reported not in quoted:
@@ -201,7 +118,7 @@ def _headings(target: Target, about: About) -> list[tuple[str, Column, str]]:
     return found
 
 
-def _cell(shown: Shown, column: Column, side: str) -> str:
+def _cell(shown: RowResult, column: TargetColumn, side: str) -> str:
     if side == "reported":
         return shown.quoted(column)
     if side == "reproduced":
@@ -210,7 +127,7 @@ def _cell(shown: Shown, column: Column, side: str) -> str:
     return ABSENT if difference is None else flagged(difference, shown.flags(column), column.places)
 
 
-def _document(stem: Path, target: Target, rows: Sequence[Shown], about: About, drawn: Sequence[Path]) -> str:
+def _document(stem: Path, target: Target, rows: Sequence[RowResult], about: About, drawn: Sequence[Path]) -> str:
     headings = _headings(target, about)
     parts = [
         f"# {target.source}: {target.title}\n",
@@ -234,7 +151,8 @@ def _document(stem: Path, target: Target, rows: Sequence[Shown], about: About, d
             ]
             for shown in own
         ]
-        parts.append(f"{markdown(['row', *(title for title, *_ in headings), 'seeds', 'measured'], table)}\n")
+        columns = ["row", *(title for title, *_ in headings), "seeds", "measured"]
+        parts.append(f"{Table(columns, table).markdown()}\n")
     parts.append("## What could not be compared, and why\n")
     parts.append("\n".join(f"- {sentence}" for sentence in _sentences(target, rows, about)) + "\n")
     if entries := sorted({path for shown in rows for path in _places(stem, target, shown, about)}):
@@ -251,13 +169,13 @@ def _measured_on(entries: Sequence[Entry]) -> str:
     return f"{images} at {threats}"
 
 
-def _places(stem: Path, target: Target, shown: Shown, about: About) -> list[Path]:
+def _places(stem: Path, target: Target, shown: RowResult, about: About) -> list[Path]:
     """Return the files of a row's entries."""
-    root = stem.parent / APART if target.apart else about.leaderboards
+    root = stem.parent / ATTACKS if target.apart else about.leaderboards
     return [entry_path(root, entry) for entry in shown.entries]
 
 
-def _sentences(target: Target, rows: Sequence[Shown], about: About) -> list[str]:
+def _sentences(target: Target, rows: Sequence[RowResult], about: About) -> list[str]:
     sentences = [*about.scale.comment]
     if target.protocol is not None:
         sentences.append(f"These attacks are those of the protocol {target.protocol}, which is no standard one.")
@@ -267,7 +185,7 @@ def _sentences(target: Target, rows: Sequence[Shown], about: About) -> list[str]
         if marked:
             whose = "every row" if len(marked) == len(reproduced) else _listed(marked, reproduced)
             sentences.append(f"`{flag}`: {meaning} ({whose}).")
-    by_reason: dict[str, list[Shown]] = {}
+    by_reason: dict[str, list[RowResult]] = {}
     for shown in rows:
         if shown.status:
             names = _name(shown.paper_dataset)
@@ -285,7 +203,7 @@ def _sentences(target: Target, rows: Sequence[Shown], about: About) -> list[str]
     for shown in reproduced:
         for entry in shown.entries:
             sentences += [f"{shown.row.label}, seed {entry.seed}: {flag}." for flag in entry.subject.flags]
-    caveats: dict[str, list[Shown]] = {}
+    caveats: dict[str, list[RowResult]] = {}
     for shown in rows:
         for number in shown.reported.values():
             if number.caveat and shown not in caveats.setdefault(number.caveat, []):
@@ -294,7 +212,7 @@ def _sentences(target: Target, rows: Sequence[Shown], about: About) -> list[str]
     return list(dict.fromkeys([*sentences, *target.notes]))
 
 
-def _listed(some: Sequence[Shown], rows: Sequence[Shown]) -> str:
+def _listed(some: Sequence[RowResult], rows: Sequence[RowResult]) -> str:
     """Return the names of some of the rows, each once where all of its data sets are meant."""
     names = dict(zip(map(id, rows), _labels(rows), strict=True))
     for shown in some:
@@ -303,7 +221,7 @@ def _listed(some: Sequence[Shown], rows: Sequence[Shown]) -> str:
     return "; ".join(dict.fromkeys(names[id(shown)] for shown in some))
 
 
-def _labels(rows: Sequence[Shown]) -> list[str]:
+def _labels(rows: Sequence[RowResult]) -> list[str]:
     """Return what tells rows apart, with the paper's data set where there are several."""
     if len({shown.paper_dataset for shown in rows}) == 1:
         return [shown.row.label for shown in rows]
@@ -314,7 +232,7 @@ def _name(dataset: str) -> str:
     return _NAMES.get(dataset, dataset)
 
 
-def _latex(stem: Path, target: Target, rows: Sequence[Shown], about: About, drawn: Sequence[Path]) -> str:
+def _latex(stem: Path, target: Target, rows: Sequence[RowResult], about: About, drawn: Sequence[Path]) -> str:
     lines = [f"% {target.source}: {target.title}. Scale {about.scale.title}, seeds {', '.join(map(str, about.seeds))}."]
     lines += [f"% {' '.join(sentence.split())}" for sentence in _sentences(target, rows, about)]
     if target.kind != "table" and drawn:
@@ -322,7 +240,7 @@ def _latex(stem: Path, target: Target, rows: Sequence[Shown], about: About, draw
             r"\begin{figure}",
             r"\centering",
             rf"\includegraphics[width=\linewidth]{{{stem.name}.png}}",
-            rf"\caption{{{target.title} ({about.scale.title}).}}",
+            rf"\caption{{{latex_text(f'{target.title} ({about.scale.title}).')}}}",
             r"\end{figure}",
         ]
     headings = _headings(target, about)
@@ -337,10 +255,10 @@ def _latex(stem: Path, target: Target, rows: Sequence[Shown], about: About, draw
         for shown in rows
     ]
     columns = ["Method", *(["Data of the paper"] if several else []), *(title for title, *_ in headings), ""]
-    return "\n".join([*lines, latex(columns, table)]) + "\n"
+    return "\n".join([*lines, Table(columns, table).latex()]) + "\n"
 
 
-def _draw_table(stem: Path, target: Target, rows: Sequence[Shown], about: About) -> list[Path]:
+def _draw_table(stem: Path, target: Target, rows: Sequence[RowResult], about: About) -> list[Path]:
     kept = [shown for shown in rows if shown.dataset is not None]
     columns = []
     for column in target.columns:
@@ -350,9 +268,9 @@ def _draw_table(stem: Path, target: Target, rows: Sequence[Shown], about: About)
         if any(reproduced) or any(reported):
             values = [number.value if number else None for number in reported]
             title = f"{column.heading} (%)" if percent else column.heading
-            columns.append(Versus(title, values, reproduced, percent))
+            columns.append(ComparedColumn(title, values, reproduced, percent))
     path = stem.with_name(f"{stem.name}.png")
-    figures.comparison(path, _title(target, about), _labels(kept), columns)
+    comparison(path, _title(target, about), _labels(kept), columns)
     return [path]
 
 
@@ -366,16 +284,16 @@ def _title(target: Target, about: About) -> str:
     return f"{target.source}\n{target.title}: {'; '.join(places)}"
 
 
-def _methods(rows: Sequence[Shown]) -> list[tuple[str, list[Entry]]]:
+def _methods(rows: Sequence[RowResult]) -> list[tuple[str, list[Entry]]]:
     return [(shown.row.label, shown.entries) for shown in rows if shown.entries]
 
 
-def _draw_energies(stem: Path, target: Target, rows: Sequence[Shown], about: About) -> list[Path]:
+def _draw_energies(stem: Path, target: Target, rows: Sequence[RowResult], about: About) -> list[Path]:
     title = f"{_title(target, about)}\noverlap: of clean and adversarial images"
     return paper_figures.energies(stem, title, _methods(rows))
 
 
-def _draw_samples(stem: Path, target: Target, rows: Sequence[Shown], about: About) -> list[Path]:
+def _draw_samples(stem: Path, target: Target, rows: Sequence[RowResult], about: About) -> list[Path]:
     places = {shown.row.label: _places(stem, target, shown, about) for shown in rows}
     pairs = {label: picture_path(paths[0]) for label, paths in places.items() if paths}
     there = {label: path for label, path in pairs.items() if path.is_file()}
@@ -385,7 +303,7 @@ def _draw_samples(stem: Path, target: Target, rows: Sequence[Shown], about: Abou
     return [path] if there else []
 
 
-_DRAW: dict[str, Callable[[Path, Target, Sequence[Shown], About], list[Path]]] = {
+_DRAW: dict[str, Callable[[Path, Target, Sequence[RowResult], About], list[Path]]] = {
     "table": _draw_table,
     "energies": _draw_energies,
     "samples": _draw_samples,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from benchmark.leaderboard.aggregate import ABSENT, markdown
+from benchmark.leaderboard.aggregate import ABSENT
+from benchmark.leaderboard.render import Table
 from benchmark.results.entry import Check
 from benchmark.results.significance import wilson
 from benchmark.specs.protocol import Protocol
@@ -121,29 +120,26 @@ class Study:
             f"{self.dataset}, {self.protocol.threat}, the first {self.images} test images, seed {self.protocol.seed}; "
             f"{versions}. Settings: {settings}. Every check of every model is in [{FILES[1]}]({FILES[1]}).",
             "## Planted failures",
-            markdown(failures, self._by_failure()),
+            Table(failures, self._by_failure()).markdown(),
             "## Checks",
-            markdown(checks, self._by_check()),
+            Table(checks, self._by_check()).markdown(),
             "## Models that are suspected as they are",
-            markdown(("model", "training", "weights", "checks that failed"), suspects) if suspects else "None.",
+            Table(("model", "training", "weights", "checks that failed"), suspects).markdown() if suspects else "None.",
         ]
         return "\n\n".join(parts) + "\n"
 
     def csv(self) -> str:
         """Return every check of every case."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
-            ("subject", "weights", "kind", "failure", "clean", "pgd20", "check", "measured", "bound", "passed")
-        )
+        columns = ("subject", "weights", "kind", "failure", "clean", "pgd20", "check", "measured", "bound", "passed")
+        rows: list[tuple[str, ...]] = []
         for case in self.cases:
             for check in case.checks:
                 numbers = [ABSENT if value is None else f"{value:.6g}" for value in (check.measured, check.bound)]
                 passed = ABSENT if check.passed is None else str(check.passed).lower()
                 which = (case.subject, case.weights[:16], case.kind, case.failure or "")
                 accuracies = (f"{case.clean:.2f}", f"{case.pgd20:.2f}")
-                writer.writerow((*which, *accuracies, check.name, *numbers, passed))
-        return text.getvalue()
+                rows.append((*which, *accuracies, check.name, *numbers, passed))
+        return Table(columns, rows).csv()
 
     def _by_failure(self) -> list[list[str]]:
         rows = []

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 
-from benchmark.leaderboard import figures
-from benchmark.leaderboard.aggregate import markdown
+from benchmark.leaderboard.figures.waterfall import waterfall
+from benchmark.leaderboard.render import Table
 from benchmark.models.spec import ModelSpec
-from benchmark.results.entry import Measurement, ProtocolInfo, folder_name, unpack
+from benchmark.results.entry import Measurement, ProtocolInfo, unpack
+from benchmark.results.layout import folder_name
 from benchmark.results.significance import difference
 from benchmark.runs.evaluate import Question
 from benchmark.runs.jobs import Evaluation, evaluation_job
@@ -263,23 +263,23 @@ def write(gap: Gap, folder: Path) -> list[Path]:
     Raises:
         InputError: a file cannot be written.
     """
-    rows = _rows(gap)
+    contents = Table(COLUMNS, _rows(gap))
     record = folder / f"{gap.name}.json"
     write_text(record, json.dumps(gap.model_dump(mode="json"), indent=2) + "\n")
     table = folder / f"{gap.name}.csv"
-    write_text(table, pd.DataFrame(rows, columns=pd.Index(COLUMNS)).to_csv(index=False, lineterminator="\n"))
+    write_text(table, contents.csv())
     text = [
         f"# The gap: {gap.title}\n",
         f"From `{gap.released.id}` (hash `{gap.released.hash}`, {gap.released_threat} in pixels) to "
         f"`{gap.standard.id}` (hash `{gap.standard.hash}`, {gap.standard_threat}), one difference at a time. Intervals "
         f"are 95 %, paired by image. {_LEFT_OUT}\n",
         f"![contributions]({gap.name}.png)\n",
-        markdown(COLUMNS, rows),
+        contents.markdown(),
     ]
     document = folder / f"{gap.name}.md"
     write_text(document, "\n".join(text) + "\n")
     picture = folder / f"{gap.name}.png"
-    figures.waterfall(
+    waterfall(
         picture,
         gap.title,
         [

@@ -19,21 +19,19 @@ import torch
 from benchmark.attacks import masking_checks
 from benchmark.engines import Engine, WorkFailed
 from benchmark.engines.jobs import Job
-from benchmark.evaluation import bundle
 from benchmark.evaluation.runner import prepare
 from benchmark.evaluation.selection import Selection
 from benchmark.evaluation.shards import percent
 from benchmark.metrics import masking, pgd, sweep
 from benchmark.models.spec import DEFAULT_THREAT, DataSpec
 from benchmark.models.subject import Subject, from_checkpoint
-from benchmark.results.entry import MASKING_POWER, read_entries
+from benchmark.results.layout import MASKING_POWER, read_entries, table_folder, weights_path
 from benchmark.results.store import Store
 from benchmark.specs.protocol import Protocol, default, threat_of
 from benchmark.studies import planted_failures
 from benchmark.studies.detection_rates import FILES, Case, Study
 from benchmark.studies.planted_failures import FAILURES, Failure
 from methods.data import Dataset
-from methods.data.catalogue import slug
 from methods.errors import InputError
 from methods.files import write_text
 from methods.primitives.modes import frozen
@@ -74,10 +72,10 @@ def measure_power(
     """
     place, data = select_device(device), DataSpec(dataset).load()
     chosen = threat or threat_of(default(data.name)) or DEFAULT_THREAT
-    folder = leaderboards / slug(data.name) / ThreatModel.parse(chosen).slug
+    folder = table_folder(leaderboards, data.name, chosen)
     honest, collapsed = {}, {}
     for entry in read_entries(folder).values():
-        path = bundle.weights_path(folder, entry)
+        path = weights_path(folder, entry)
         if path.is_file():
             (collapsed if entry.training.get("collapse") else honest)[path] = entry
     if not honest:

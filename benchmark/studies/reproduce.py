@@ -16,7 +16,8 @@ from benchmark.engines import Engine
 from benchmark.evaluation.selection import Selection
 from benchmark.leaderboard import ablation as ablations
 from benchmark.leaderboard import tables
-from benchmark.results.entry import ABLATIONS, Cell, Entry, read_entries
+from benchmark.results.entry import Cell, Entry
+from benchmark.results.layout import ATTACKS, REPRODUCTION, read_entries, table_folder
 from benchmark.runs.jobs import Evaluation
 from benchmark.runs.pipeline import carry_out, failures
 from benchmark.runs.plan import Plan
@@ -25,15 +26,13 @@ from benchmark.specs import protocol as protocols
 from benchmark.specs import recipes as files
 from benchmark.specs.protocol import Protocol
 from benchmark.studies import comparison_table
-from benchmark.studies.comparison_table import About, Shown
-from benchmark.studies.targets import APART, Column, Row, Scale, Target
-from methods.data.catalogue import slug
+from benchmark.studies.comparison_table import About
+from benchmark.studies.row_results import RowResult
+from benchmark.studies.targets import Scale, Target, TargetColumn, TargetRow
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
 from methods.training.run_folder import run_folder
 
-FOLDER = "reproduction"
-"""Below the leaderboards: ``reproduction/<scale>/<target>.md`` and the rest."""
 _TRANSFER = "transfer"
 _WHICH = "best"
 
@@ -73,7 +72,7 @@ class Reproduction:
     @property
     def folder(self) -> Path:
         """Where the tables are written."""
-        return self.leaderboards / FOLDER / self.scale.title
+        return self.leaderboards / REPRODUCTION / self.scale.title
 
     def run(self) -> list[str]:
         """Train and measure what is missing, write the entries, and rebuild the leaderboards.
@@ -115,7 +114,7 @@ class Reproduction:
             for path in comparison_table.write(self.folder / name, target, shown[name], about)
         ]
 
-    def _shown(self, target: Target) -> list[Shown]:
+    def _shown(self, target: Target) -> list[RowResult]:
         rows = []
         for row in target.rows:
             for dataset in row.datasets:
@@ -126,10 +125,10 @@ class Reproduction:
                     for column in target.columns
                     if place is not None and target.shown(row, column)
                 }
-                rows.append(Shown(row, dataset, place, {key: it for key, it in reported.items() if it}, runs))
+                rows.append(RowResult(row, dataset, place, {key: it for key, it in reported.items() if it}, runs))
         return rows
 
-    def _need(self, target: Target, row: Row, place: str, column: Column) -> Need:
+    def _need(self, target: Target, row: TargetRow, place: str, column: TargetColumn) -> Need:
         cell = None if row.ablation is None else Cell(name=row.ablation, row=row.row)
         radius = row.radius * column.reading
         recipe = files.under(row.recipe, target.preset if self.scale.presets and cell is None else None)
@@ -155,7 +154,7 @@ class Reproduction:
                 needs.setdefault(self._surrogate(need), set())
         return needs
 
-    def _metrics(self, need: Need, column: Column) -> set[str]:
+    def _metrics(self, need: Need, column: TargetColumn) -> set[str]:
         """Return what is measured for a cell: all that the scale has for a recipe under its own protocol."""
         offered = set(self.protocol(need).metrics)
         if need.protocol is None:
@@ -238,9 +237,8 @@ class Reproduction:
     def entries(self, need: Need) -> list[Entry]:
         """Return the entries of a need, by seed."""
         plan, protocol = self.plan(need), self.protocol(need)
-        folder = self._root(need) / slug(need.dataset) / ThreatModel.parse(protocol.threat).slug
-        if need.cell is not None:
-            folder = folder / ABLATIONS / need.cell.name
+        ablation = None if need.cell is None else need.cell.name
+        folder = table_folder(self._root(need), need.dataset, protocol.threat, ablation)
         if folder not in self._shelves:
             self._shelves[folder] = list(read_entries(folder).values())
         protocol_hash = protocol.hash
@@ -255,7 +253,7 @@ class Reproduction:
         ]
 
     def _root(self, need: Need) -> Path:
-        return self.folder / APART if need.apart else self.leaderboards
+        return self.folder / ATTACKS if need.apart else self.leaderboards
 
 
 def _settings(cell: Cell, plan: Plan) -> Mapping[str, object]:

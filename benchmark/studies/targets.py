@@ -17,9 +17,6 @@ from benchmark.specs.schema import Strict, checked
 from methods.errors import InputError, nearest
 
 ALL, GAP = "all", "gap"
-APART = "attacks"
-"""The folder, beside the tables, of the entries that no leaderboard is about."""
-
 
 _TITLES = {
     "clean": "clean",
@@ -33,30 +30,30 @@ _TITLES = {
 }
 
 
-class Column(Strict):
-    """What stands in a column; alone, ``name`` is a column of the leaderboards."""
+class TargetColumn(Strict):
+    """One column of a paper's table; without ``metric`` and ``record``, ``name`` is a column of the leaderboards."""
 
     name: str
     reported: str | None = None
     """The metric in configs/reported.csv; None where the paper has no such number."""
     metric: str | None = None
     value: str | None = None
-    """A value of that metric's measurement."""
+    """Name of a value of that metric's measurement."""
     record: Literal["collapsed_at"] | None = None
-    """What the training's record says, in place of a metric."""
+    """Entry of the training's record that is shown in place of a metric."""
     sign: Literal[-1, 1] = 1
-    """What the value is multiplied by."""
+    """Factor of the value."""
     reading: Annotated[float, Field(gt=0)] = 1.0
-    """What a nominal radius is multiplied by to be in pixels."""
+    """Factor that brings a nominal radius to the units of [0, 1] pixels."""
     digits: int = 2
     title: str = ""
     quote: str = ""
-    """What the reported number is called, where that is something else."""
+    """Heading of the reported number, where that differs from the reproduced one's."""
     meaning: str = ""
 
     @property
     def source(self) -> tuple[str, str]:
-        """The metric, and the value of its measurement."""
+        """The metric, and the name of the value of its measurement."""
         if self.metric is None:
             metric, place = metric_columns()[self.name]
             return metric, place.value
@@ -69,12 +66,12 @@ class Column(Strict):
 
     @property
     def heading(self) -> str:
-        """What it is called in a figure and in print."""
+        """The column's name in figures and in print."""
         return self.title or _TITLES.get(self.name, self.name)
 
     @property
     def explanation(self) -> str:
-        """What it is, in a phrase."""
+        """The column's meaning in a phrase, for the legend."""
         return metric_columns()[self.name][1].meaning if self._plain else self.meaning
 
     @property
@@ -82,30 +79,30 @@ class Column(Strict):
         return self.metric is None and self.record is None
 
 
-class Row(Strict):
+class TargetRow(Strict):
     """A method of the table, or a setting of one."""
 
     label: str
     recipe: str
     """The project's name of the method, by which configs/reported.csv knows it too; it need not exist."""
     row: str = ""
-    """What tells it apart from other rows of that method: there, and among the rows of its ablation."""
+    """Name that tells it apart from other rows of that method: there, and among the rows of its ablation."""
     datasets: list[str] = Field(default=["cifar10"], min_length=1)
-    """For which the paper reports it."""
+    """Data sets for which the paper reports it."""
     ablation: str | None = None
-    """Whose row of that name is trained, in place of the recipe as it is."""
+    """Ablation whose row of that name is trained in place of the recipe as it is."""
     missing: str = ""
-    """Why the project cannot train it."""
+    """Reason why the project cannot train it; empty where it can."""
     only: list[str] | None = None
-    """Columns that are reproduced; None: all."""
+    """Names of the columns that are reproduced; None: all."""
     radius: Annotated[float, Field(gt=0)] = 1.0
-    """Of the attack, in radii of the scale's protocol."""
+    """Radius of the attack, in radii of the scale's protocol."""
     iterations: int | None = None
-    """Of the attack; None: the protocol's."""
+    """Iterations of the attack; None: the protocol's."""
 
 
 class Quotes(Strict):
-    """Which numbers of configs/reported.csv are the table's."""
+    """Source and table of the numbers of configs/reported.csv that are the target's."""
 
     source: str
     table: str
@@ -120,24 +117,24 @@ class Target(Strict):
     kind: Literal["table", "energies", "samples"] = "table"
     quotes: Quotes | None = None
     protocol: str | None = None
-    """Under which it is measured; None: the scale's."""
+    """Protocol under which it is measured; None: the scale's."""
     apart: bool = False
     """Whether its entries are no leaderboard's: attacks at other radii, or with other iterations."""
     preset: str | None = None
-    """Under which its recipes are compared at scales that are not the paper's."""
-    columns: Annotated[list[Column], Field(min_length=1)]
-    rows: Annotated[list[Row], Field(min_length=1)]
+    """Preset under which its recipes are compared at scales that are not the paper's."""
+    columns: Annotated[list[TargetColumn], Field(min_length=1)]
+    rows: Annotated[list[TargetRow], Field(min_length=1)]
     notes: list[str] = Field(default=[])
-    """What cannot be compared, and why."""
+    """Sentences on what cannot be compared, and why."""
 
-    def reported(self, row: Row, dataset: str, column: Column) -> Number | None:
+    def reported(self, row: TargetRow, dataset: str, column: TargetColumn) -> Number | None:
         """Return the number of a cell."""
         if self.quotes is None or column.reported is None:
             return None
         wanted = (self.quotes.source, self.quotes.table, row.recipe, row.row, dataset, column.reported)
         return next((number for number in numbers() if place_of(number) == wanted), None)
 
-    def shown(self, row: Row, column: Column) -> bool:
+    def shown(self, row: TargetRow, column: TargetColumn) -> bool:
         """Tell whether a cell is to be reproduced."""
         return not row.missing and (row.only is None or column.name in row.only)
 
@@ -152,14 +149,14 @@ class Scale(Strict):
 
     title: str
     datasets: Annotated[dict[str, str], Field(min_length=1)]
-    """Data set of the paper -> the one that stands for it."""
+    """Data set of the paper -> data set that stands for it."""
     protocols: dict[str, str]
     """Data set -> protocol."""
     seeds: Annotated[list[int], Field(min_length=1)]
     limit: int | None = None
-    """Only the first test images."""
+    """Number of test images measured, the first ones; None: all."""
     metrics: list[str] | None = None
-    """What is measured, of the protocol's metrics; None: all."""
+    """Names of those of the protocol's metrics that are measured; None: all."""
     presets: bool = False
     """Whether a target that names a preset takes it, so that its rows share one budget and one backbone."""
     surrogate: str = "pgd_at"
@@ -167,9 +164,9 @@ class Scale(Strict):
     differences: bool
     """Whether reproduced minus reported is printed at all."""
     comment: list[str]
-    """What sets the whole scale apart from the paper."""
+    """Sentences on what sets the whole scale apart from the paper."""
     unmeasured: dict[str, str] = Field(default={})
-    """Column -> why it is not measured."""
+    """Name of a column -> why it is not measured."""
 
 
 def targets(name: str) -> dict[str, Target]:
@@ -185,7 +182,7 @@ def targets(name: str) -> dict[str, Target]:
     chosen = known if name == ALL else {name: known[name]}
     found = {key: checked(Target, files.read_yaml(path), f"The file {path}") for key, path in chosen.items()}
     for key, target in found.items():
-        _check(target, f"The file {known[key]}")
+        _refuse_misfits(target, f"The file {known[key]}")
     return found
 
 
@@ -201,7 +198,7 @@ def scale(name: str) -> Scale:
     return checked(Scale, files.read_yaml(known[name]), f"The file {known[name]}")
 
 
-def _check(target: Target, where: str) -> None:
+def _refuse_misfits(target: Target, where: str) -> None:
     names = [column.name for column in target.columns]
     for column in target.columns:
         if column.metric is None and column.record is None and column.name not in metric_columns():

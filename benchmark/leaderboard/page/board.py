@@ -12,7 +12,8 @@ from pathlib import Path
 from benchmark.leaderboard.aggregate import ABSENT, FAILED, measured, metric_columns, numbers, verdicts
 from benchmark.leaderboard.tables import standings
 from benchmark.results import significance
-from benchmark.results.entry import Entry, Measurement, ProtocolInfo, picture_path
+from benchmark.results.entry import Entry, Measurement, ProtocolInfo
+from benchmark.results.layout import picture_path
 from benchmark.results.significance import Difference
 
 ATTACK_NAMES = {"autoattack": "AutoAttack", "pgd20": "PGD-20", "clean": "no attack"}

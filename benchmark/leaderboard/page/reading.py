@@ -7,7 +7,8 @@ from pathlib import Path
 
 from benchmark.leaderboard.aggregate import by_protocol
 from benchmark.leaderboard.page.board import AblationTable, Board, board_rows
-from benchmark.results.entry import ABLATIONS, Entry, read_entries
+from benchmark.results.entry import Entry
+from benchmark.results.layout import ABLATIONS, read_entries
 from methods.errors import InputError
 
 

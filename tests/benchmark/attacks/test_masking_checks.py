@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from benchmark.attacks import masking_checks
 from benchmark.attacks.masking_checks import Count
@@ -78,12 +78,12 @@ def test_check_tells_honest_from_masked_numbers(honest: Make, masked: Make) -> N
         assert ", " not in check.name
 
 
-@pytest.mark.parametrize("n", [10, 24, 100, 300, 10_000])
-@pytest.mark.parametrize("tolerated", [0.005, 0.02, 0.05, 0.10])
+@pytest.mark.parametrize("n", [1, 2, 10, 24, 100, 300, 10_000])
+@pytest.mark.parametrize("tolerated", [0.005, 0.02, 0.05, 0.10, 1 / 3])
 def test_tolerance_is_the_binomial_quantile(n: int, tolerated: float) -> None:
     bound = masking_checks.most(n, tolerated)
-    assert 1 - binom.cdf(bound, n, tolerated) < masking_checks.LEVEL
-    assert bound == 0 or 1 - binom.cdf(bound - 1, n, tolerated) >= masking_checks.LEVEL
+    assert bdtrc(bound, n, tolerated) < masking_checks.LEVEL
+    assert bound == 0 or bdtrc(bound - 1, n, tolerated) >= masking_checks.LEVEL
 
 
 def test_one_or_two_images_of_a_hundred_fail_no_check_that_attacks_the_model() -> None:

@@ -21,7 +21,9 @@ from benchmark.evaluation.runner import evaluate
 from benchmark.evaluation.shards import percent
 from benchmark.evaluation.verify import Verification
 from benchmark.models.subject import from_checkpoint
-from benchmark.results.entry import DataInfo, Entry, ProtocolInfo, SubjectInfo, pack, read_entry, write_entry
+from benchmark.results import layout
+from benchmark.results.entry import DataInfo, Entry, ProtocolInfo, SubjectInfo, pack, read_entry
+from benchmark.results.layout import write_entry
 from benchmark.results.store import Arrays, Store
 from benchmark.specs import registry
 from benchmark.specs.protocol import Protocol
@@ -62,11 +64,11 @@ class Made:
 
     @property
     def bundle(self) -> Path:
-        return bundle.bundle_path(self.file)
+        return layout.bundle_path(self.file)
 
     @property
     def weights(self) -> Path:
-        return bundle.weights_path(self.file.parents[1], self.entry)
+        return layout.weights_path(self.file.parents[1], self.entry)
 
     def samples(self, metric: str) -> Arrays:
         """Return the stored outcomes of a metric."""
@@ -555,7 +557,7 @@ def test_every_entry_of_a_folder_is_verified(made: Made, digits: Dataset, tmp_pa
     first, second_file = made.file, write_entry(made.boards, second.model_copy(update={"evidence": digest}))
     third = write_entry(made.boards, made.entry.model_copy(update={"seed": 2, "evidence": None}))
     assert verifying.find(made.boards) == [first, second_file]
-    bundle.bundle_path(first).unlink()
+    layout.bundle_path(first).unlink()
     found = list(verifying.verify_all(made.boards))
     assert [verification.passed for verification in found] == [False, True]
     assert "cannot be read" in found[0].lines[0].detail
@@ -576,19 +578,3 @@ def test_large_weights_stay_with_their_run(made: Made, tmp_path: Path, monkeypat
     monkeypatch.setattr(bundle, "MAX_WEIGHTS", 1000)
     assert bundle.write(tmp_path / "boards", made.entry, made.store, made.checkpoint) == made.entry.evidence
     assert not list((tmp_path / "boards").glob("**/*.safetensors"))
-
-
-def test_what_no_entry_names_is_dropped(made: Made) -> None:
-    folder, entries = made.file.parents[1], {made.file: made.entry}
-    stale = made.bundle.with_name("gone-s0.npz"), made.weights.with_name("0123.safetensors")
-    for file in stale:
-        file.touch()
-    bundle.drop_stale(folder, entries)
-    bundle.drop_weights(made.boards, entries.values())
-    assert not any(file.exists() for file in stale)
-    assert made.bundle.exists()
-    assert made.weights.exists()
-    bundle.drop_stale(folder, {made.file: made.entry.model_copy(update={"evidence": None})})
-    bundle.drop_weights(made.boards, [])
-    assert not made.bundle.exists()
-    assert not made.weights.exists()

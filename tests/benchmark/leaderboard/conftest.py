@@ -17,7 +17,8 @@ from PIL import Image
 from benchmark.leaderboard import tables
 from benchmark.leaderboard.page.board import Board, board_rows
 from benchmark.leaderboard.report import write_report
-from benchmark.results.entry import Entry, entry_path, pack, picture_path, write_entry
+from benchmark.results.entry import Entry, pack
+from benchmark.results.layout import entry_path, picture_path, write_entry
 
 Make = Callable[..., Entry]
 ROOT = Path(__file__).resolve().parents[3]

@@ -13,7 +13,8 @@ import yaml
 
 from benchmark.leaderboard import ablation
 from benchmark.leaderboard.tables import rebuild
-from benchmark.results.entry import Entry, picture_path, read_entry, write_entry
+from benchmark.results.entry import Entry, read_entry
+from benchmark.results.layout import picture_path, write_entry
 from benchmark.specs import recipes
 from methods.errors import InputError
 

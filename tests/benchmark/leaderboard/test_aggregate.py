@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark.leaderboard.aggregate import collapsed_at, interval, latex, markdown, measured, restarts, span, verdicts
+from benchmark.leaderboard.aggregate import collapsed_at, interval, measured, restarts, span, verdicts
 from benchmark.results.entry import Entry, pack
 from benchmark.results.significance import interval as mean_interval
 from benchmark.results.significance import wilson
@@ -119,25 +119,3 @@ def test_words_of_several_seeds(
         clean = found.measurements["clean"].model_copy(update={"values": {"verdict": word} if word else {}})
         runs.append(found.model_copy(update={"measurements": {"clean": clean}}))
     assert measured(runs, "masking") == cell
-
-
-def test_latex_escapes_what_it_must() -> None:
-    text = latex(["Method", "Clean (%)"], [["pgd_at & co", "98.2 ± 0.5"], ["a\\b", "1–3"]])
-    lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert lines == [
-        r"\begin{tabular}{ll}",
-        r"\toprule",
-        r"Method & Clean (\%) \\",
-        r"\midrule",
-        r"pgd\_at \& co & 98.2 $\pm$ 0.5 \\",
-        r"a\textbackslash{}b & 1--3 \\",
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-
-
-def test_markdown_keeps_pipes_inside_their_cells() -> None:
-    heading, rule, row = markdown(["mean |d|", "n"], [["a|b", "3"]]).splitlines()
-    assert heading == r"| mean \|d\|   | n   |"
-    assert rule.count("|") == 3
-    assert row.startswith(r"| a\|b")

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from benchmark.leaderboard.compare import Comparison, compare, lines
-from benchmark.results.entry import Entry, pack, write_entry
+from benchmark.results.entry import Entry, pack
+from benchmark.results.layout import write_entry
 from benchmark.results.significance import difference, interval
 from methods.errors import InputError
 

@@ -13,20 +13,12 @@ from xml.etree import ElementTree
 import pytest
 from matplotlib.figure import Figure
 
-from benchmark.leaderboard.figures import (
-    Cascade,
-    Curve,
-    Line,
-    Panel,
-    Point,
-    Versus,
-    cascade,
-    comparison,
-    curves,
-    dot_plot,
-    histograms,
-    trade_off,
-)
+from benchmark.leaderboard.figures.cascade import Cascade, cascade
+from benchmark.leaderboard.figures.comparison import ComparedColumn, comparison
+from benchmark.leaderboard.figures.curves import Curve, curves
+from benchmark.leaderboard.figures.dot_plot import DotPlotRow, dot_plot
+from benchmark.leaderboard.figures.histograms import HistogramPanel, histograms
+from benchmark.leaderboard.figures.trade_off import Point, trade_off
 from methods.errors import InputError
 
 ACCURACIES = {"clean": [90.0, 92.0], "pgd20": [50.0]}
@@ -42,23 +34,23 @@ def size(path: Path) -> tuple[int, int]:
 @pytest.mark.parametrize("gap", [0.5, -1e6])
 def test_gaps_have_a_panel_of_their_own(tmp_path: Path, gap: float) -> None:
     plain, wide = tmp_path / "plain.png", tmp_path / "wide.png"
-    not_run = Line("b\n(not run)", {}, {})
-    dot_plot(plain, "title", [Line("a", ACCURACIES, {"first epoch": []}), not_run])
-    dot_plot(wide, "title", [Line("a", ACCURACIES, {"first epoch": [gap, 0.1], "last epoch": [gap]}), not_run])
+    not_run = DotPlotRow("b\n(not run)", {}, {})
+    dot_plot(plain, "title", [DotPlotRow("a", ACCURACIES, {"first epoch": []}), not_run])
+    dot_plot(wide, "title", [DotPlotRow("a", ACCURACIES, {"first epoch": [gap, 0.1], "last epoch": [gap]}), not_run])
     assert size(wide)[0] > size(plain)[0]
     assert size(wide)[1] == size(plain)[1]
 
 
 def test_same_lines_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
-        dot_plot(tmp_path / name, "title", [Line("a", ACCURACIES, {})])
+        dot_plot(tmp_path / name, "title", [DotPlotRow("a", ACCURACIES, {})])
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 POINTS = [Point("a", [90, 91], [50, 52], [3.0, 4.0]), Point("b", [92], [40], [90.0]), Point("c", [85], [10])]
 CURVES = [Curve("a", [1, 2, 5], [[90, 50, 1], [91, 52, 2]]), Curve("b", [1, 2, 5], [[80, 60, 3]])]
 SHARES = {"clean": [[50, 50], [40, 60]], "adversarial": [[0, 100], [10, 90]], "generated": [[100, 0], [90, 10]]}
-PANELS = [Panel(f"method {number}\noverlap 0.5", [-2, -1, 0], SHARES) for number in range(5)]
+PANELS = [HistogramPanel(f"method {number}\noverlap 0.5", [-2, -1, 0], SHARES) for number in range(5)]
 BARS = [Cascade("a", [[50, 1, 2, 3, 40, 4], [52, 1, 2, 3, 40, 2]], [53, 55]), Cascade("b", [[0, 0, 0, 0, 90, 10]])]
 DRAWN: dict[str, Callable[[Path], list[Path]]] = {
     "tradeoff": lambda stem: trade_off(stem, "title", POINTS, "distance", low_is_good=True),
@@ -125,11 +117,11 @@ def drawn_by(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 def test_comparison_has_a_panel_a_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = drawn_by(monkeypatch)
     columns = [
-        Versus("clean (%)", [96.1, None], [[99.0, 97.0], []], percent=True),
-        Versus("FID", [1.0, 500.0], [[], []]),
-        Versus("gap", [1.0, None], [[1.2], [-1e6]]),
-        Versus("IS", [8.0, 7.0], [[], [6.5]]),
-        Versus("fid_ref", [None, None], [[0.5], [0.7]]),
+        ComparedColumn("clean (%)", [96.1, None], [[99.0, 97.0], []], percent=True),
+        ComparedColumn("FID", [1.0, 500.0], [[], []]),
+        ComparedColumn("gap", [1.0, None], [[1.2], [-1e6]]),
+        ComparedColumn("IS", [8.0, 7.0], [[], [6.5]]),
+        ComparedColumn("fid_ref", [None, None], [[0.5], [0.7]]),
     ]
     comparison(tmp_path / "table.png", "Table", ["JEM", "EB-JDAT"], columns)
     assert size(tmp_path / "table.png")[0] > 600

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 
 from benchmark.evaluation.runner import evaluate
-from benchmark.leaderboard import figures
+from benchmark.leaderboard import paper_figures
+from benchmark.leaderboard.figures.cascade import Cascade
+from benchmark.leaderboard.figures.curves import Curve
+from benchmark.leaderboard.figures.trade_off import Point
 from benchmark.leaderboard.paper_figures import write_figures
-from benchmark.results.entry import Entry, Measurement, write_entry
+from benchmark.results.entry import Entry, Measurement
+from benchmark.results.layout import write_entry
 from benchmark.results.store import Store
 from methods.errors import InputError
 
@@ -46,7 +50,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, ...]]:
         return []
 
     for name in ("trade_off", "curves", "histograms", "cascade"):
-        monkeypatch.setattr(figures, name, note)
+        monkeypatch.setattr(paper_figures, name, note)
     return calls
 
 
@@ -97,7 +101,7 @@ def test_nothing_is_written_without_numbers(tmp_path: Path, entry: Entries) -> N
 def test_each_data_set_and_protocol_has_figures_of_its_own(
     tmp_path: Path, entry: Entries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "trade_off", lambda stem, *_: [stem])
+    monkeypatch.setattr(paper_figures, "trade_off", lambda stem, *_: [stem])
     write_entry(tmp_path, entry())
     write_entry(tmp_path, entry(protocol=("authors-v1", "b" * 12, "authors")))
     write_entry(tmp_path, entry(dataset="imagefolder:/data/a", threat="Linf:8/255"))
@@ -120,7 +124,7 @@ def test_seeds_are_one_point_and_what_is_no_classifier_is_named_instead(
     write_entry(tmp_path, having({"clean": {"accuracy": 10.0}, "autoattack": {"accuracy": 1.0}}, recipe="mebm"))
     write_figures(tmp_path, tmp_path / "figures")
     title, points, generation, low_is_good = drawn["tradeoff"]
-    assert points == [figures.Point("trades", [90.0, 91.0], [50.0, 50.0], [3.0, 4.0])]
+    assert points == [Point("trades", [90.0, 91.0], [50.0, 50.0], [3.0, 4.0])]
     assert ("reference network" in generation, low_is_good) == (True, True)
     assert "standard deviation over seeds" in title
     assert title.endswith("mebm (10 %)")
@@ -179,9 +183,9 @@ def test_curves_have_a_line_a_method_and_the_protocols_radius(
         write_entry(tmp_path, having({"sweep": {}}, {"sweep": sweep(seed)}, seed=seed))
     write_figures(tmp_path, tmp_path / "figures")
     _, lines, _, mark = drawn["eps"]
-    assert lines == [figures.Curve("trades", [0.0, 0.15, 0.3], [[90, 50, 0], [91, 51, 0]])]
+    assert lines == [Curve("trades", [0.0, 0.15, 0.3], [[90, 50, 0], [91, 51, 0]])]
     assert mark == pytest.approx(0.15)
-    assert drawn["steps"][1] == [figures.Curve("trades", [1.0, 20.0], [[60, 50], [61, 51]])]
+    assert drawn["steps"][1] == [Curve("trades", [1.0, 20.0], [[60, 50], [61, 51]])]
 
 
 def test_parts_of_the_cascade_make_up_all_images(
@@ -190,7 +194,7 @@ def test_parts_of_the_cascade_make_up_all_images(
     write_entry(tmp_path, having({"autoattack": LEFT, "pgd20": {"accuracy": 61.0}}))
     write_entry(tmp_path, having({"autoattack": {"accuracy": 1.0}}, recipe="old"))
     write_figures(tmp_path, tmp_path / "figures")
-    assert drawn["cascade"][1] == [figures.Cascade("trades", [[50, 2, 1, 7, 30, 10]], [61])]
+    assert drawn["cascade"][1] == [Cascade("trades", [[50, 2, 1, 7, 30, 10]], [61])]
 
 
 def test_malformed_entry_is_named(tmp_path: Path, entry: Entries) -> None:

@@ -14,7 +14,8 @@ from jinja2 import UndefinedError
 
 from benchmark.leaderboard import report, tables
 from benchmark.leaderboard.report import write_report
-from benchmark.results.entry import Entry, write_entry
+from benchmark.results.entry import Entry
+from benchmark.results.layout import write_entry
 from methods.errors import InputError
 
 Make = Callable[..., Entry]

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from benchmark.leaderboard.tables import COLUMNS, SHOWN, read_tables, rebuild
-from benchmark.results.entry import Entry, entry_path, pack, picture_path, write_entry
+from benchmark.results.entry import Entry, pack
+from benchmark.results.layout import entry_path, picture_path, write_entry
 from benchmark.results.significance import interval
 from methods.errors import InputError
 

@@ -11,17 +11,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from benchmark.results.entry import (
-    Entry,
-    Measurement,
-    entry_path,
-    folder_name,
-    pack,
-    picture_path,
-    read_entry,
-    unpack,
-    write_entry,
-)
+from benchmark.results.entry import Entry, Measurement, pack, read_entry, unpack
+from benchmark.results.layout import write_entry
 from methods.errors import InputError
 
 MEASUREMENT = {"metric": "clean", "version": 1, "status": "done", "n": 3, "seconds": 0.5, "key": "0"}
@@ -31,35 +22,6 @@ def test_entry_survives_the_file(entry: Callable[..., Entry], tmp_path: Path) ->
     written = entry(training={"epochs": 5}, overrides=["train.epochs=5"])
     path = write_entry(tmp_path, written)
     assert read_entry(path) == written
-    assert path.parent == tmp_path / "digits" / "linf-0.15" / "entries"
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"seed": 1},
-        {"config_digest": "f" * 64},
-        {"which": "last"},
-        {"n": 50},
-        {"protocol": ("digits-linf-v1", "b" * 12, "standard")},
-        {"recipe": "pgd_at"},
-        {"dataset": "imagefolder:/data/cats"},
-        {"threat": "Linf:0.1"},
-        {"ablation": {"name": "weights", "row": "none"}},
-    ],
-)
-def test_different_evaluations_have_different_files(entry: Callable[..., Entry], other: dict[str, Any]) -> None:
-    root = Path("leaderboards")
-    assert entry_path(root, entry(**other)) != entry_path(root, entry())
-    assert entry_path(root, entry(values={"clean": 1.0})) == entry_path(root, entry())
-
-
-def test_cells_of_an_ablation_lie_apart_and_are_named_by_their_row(entry: Callable[..., Entry]) -> None:
-    folder = Path("leaderboards/digits/linf-0.15/ablations/weights")
-    path = entry_path(Path("leaderboards"), entry(ablation={"name": "weights", "row": "w1=0, w2=1"}))
-    assert path.parent == folder / "entries"
-    assert path.name == "w1-0-w2-1-cccccccc-s0-best-aaaaaaaa.json"
-    assert picture_path(path) == folder / "samples" / f"{path.stem}.png"
 
 
 @pytest.mark.parametrize(
@@ -103,12 +65,6 @@ def test_whole_numbers_stay_whole_and_none_stays_none() -> None:
     text = measurement.model_dump_json()
     assert '"steps":20,"accuracy":5.0,"std":null' in text
     assert Measurement.model_validate_json(text) == measurement
-
-
-def test_folder_names_are_one_part_of_a_path() -> None:
-    assert folder_name("imagefolder:/data/a b") == "imagefolder-data-a-b"
-    assert folder_name("cifar10-jpeg") == "cifar10-jpeg"
-    assert folder_name("../..") == "unnamed"
 
 
 def test_verdicts_survive_packing() -> None:

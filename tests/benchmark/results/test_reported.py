@@ -16,10 +16,9 @@ import pytest
 from benchmark.leaderboard.aggregate import metric_columns
 from benchmark.results import reported
 from benchmark.results.entry import Entry
-from benchmark.results.reported import FLAGS, Number, beside, differences, numbers, quoted, radius
+from benchmark.results.reported import FLAGS, Number, beside, differences, numbers, quoted
 from benchmark.specs import recipes
 from methods.errors import InputError
-from methods.primitives.threat import ThreatModel
 
 Entries = Callable[..., Entry]
 Write = Callable[..., Path]
@@ -102,12 +101,6 @@ def test_a_number_without_an_attack_has_no_threat() -> None:
     assert attacked >= {"pgd10", "pgd20", "autoattack", "marginal_apgd_ce", "eot_pgd"}
     standard = [number for number in numbers() if number.protocol == "standard" and number.metric != "clean"]
     assert all(number.threat for number in standard)
-
-
-def test_radius_of_a_threat_is_that_of_the_threat_model() -> None:
-    for text in {number.threat for number in numbers() if number.threat} | {"L2:0.5"}:
-        threat = ThreatModel.parse(text)
-        assert radius(text) == (threat.norm, threat.eps)
 
 
 @pytest.mark.skipif(not SHARED.is_file(), reason=f"the transcription of the EB-JDAT paper is not at {SHARED}")
@@ -279,8 +272,8 @@ def test_rows_keep_the_order_of_the_file(write: Write) -> None:
         ({"value": "nan"}, '"value"'),
         ({"value": ""}, '"value"'),
         ({"recipe": ""}, '"recipe"'),
-        ({"threat": "8/255"}, 'a threat model is written "Linf:8/255"'),
-        ({"threat": "Linf:1/0"}, 'an eps is written "8/255"'),
+        ({"threat": "8/255"}, '"8/255" is not a threat model; write "Linf:8/255"'),
+        ({"threat": "Linf:1/0"}, '"1/0" in "Linf:1/0" is not an eps; write a fraction like 8/255'),
         ({"protocol": "mine"}, "\"protocol\" is 'mine'"),
         ({}, "autoattack of trades a second time (A paper, Table 1)"),
     ],

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmark.results.entry import Entry, read_entries, read_entry, write_entry
+from benchmark.results.entry import Entry, read_entry
+from benchmark.results.layout import ATTACKS, REPRODUCTION, read_entries, write_entry
 from benchmark.results.reported import numbers
 from benchmark.runs import pipeline
 from benchmark.runs.jobs import Measured
 from benchmark.specs import recipes
-from benchmark.studies.reproduce import FOLDER, Reproduction
-from benchmark.studies.targets import ALL, APART, place_of, scale, targets
+from benchmark.studies.reproduce import Reproduction
+from benchmark.studies.targets import ALL, place_of, scale, targets
 from methods.errors import InputError
 
 TINY = {
@@ -148,7 +149,7 @@ def test_what_is_attacked_is_trained_first(name: str, tmp_path: Path) -> None:
 
 def test_table_has_both_sides(define: Callable[..., None], entry: Callable[..., Entry], tmp_path: Path) -> None:
     files = made(tmp_path / "boards", entry).write()
-    folder = tmp_path / "boards" / FOLDER / "tiny"
+    folder = tmp_path / "boards" / REPRODUCTION / "tiny"
     assert {path.name for path in files} == {"pair.md", "pair.csv", "pair.tex", "pair.png"}
     assert (folder / "pair.png").read_bytes().startswith(b"\x89PNG")
     rows = table(folder)
@@ -174,7 +175,7 @@ def test_seeds_are_a_mean_with_a_deviation(
     define: Callable[..., None], entry: Callable[..., Entry], tmp_path: Path
 ) -> None:
     made(tmp_path / "boards", entry, seeds=(0, 1)).write()
-    folder = tmp_path / "boards" / FOLDER / "tiny"
+    folder = tmp_path / "boards" / REPRODUCTION / "tiny"
     row = table(folder)["TRADES", "cifar10"]
     assert (row["clean"], row["clean_std"], row["seeds"]) == ("91.0", "1.414214", "0 1")
     assert "| 91.00 ± 1.41 " in (folder / "pair.md").read_text()
@@ -186,7 +187,7 @@ def test_nothing_is_subtracted_at_a_scale_that_forbids_it(
     found = made(tmp_path / "boards", entry)
     forbidding = found.scale.model_copy(update={"differences": False})
     Reproduction(found.targets, forbidding, (0,), leaderboards=found.leaderboards).write()
-    document = (tmp_path / "boards" / FOLDER / "tiny" / "pair.md").read_text()
+    document = (tmp_path / "boards" / REPRODUCTION / "tiny" / "pair.md").read_text()
     assert "difference" not in document
     assert "90.00" in document
 
@@ -291,7 +292,7 @@ def test_interrupted_and_finished_work_is_not_repeated(
     ended = command(*arguments)
     assert ended.status == 0, ended.err
     assert "leaderboards/reproduction/tiny/pair.md" in ended.out
-    rows = table(Path("leaderboards") / FOLDER / "tiny")
+    rows = table(Path("leaderboards") / REPRODUCTION / "tiny")
     assert {key: row["status"] for key, row in rows.items() if key[1] == "cifar10"} == {
         ("Standard", "cifar10"): "reproduced",
         ("TRADES", "cifar10"): "reproduced",
@@ -326,7 +327,7 @@ def test_attacks_stand_apart_and_transfer_has_its_surrogate(define: Callable[...
     )
     ended = command("reproduce", "pair", "--scale", "tiny", "--device", "cpu", *SHORT)
     assert ended.status == 0, ended.err
-    root = Path("leaderboards") / FOLDER / "tiny" / APART
+    root = Path("leaderboards") / REPRODUCTION / "tiny" / ATTACKS
     found = {path.parent.parent.name: read_entry(path) for path in root.glob("*/*/entries/*.json")}
     assert set(found) == {"linf-0.15", "linf-0.3"}
     assert found["linf-0.3"].measurements["autoattack_custom"].config["iterations"] == 3

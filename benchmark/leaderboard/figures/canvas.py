@@ -1,0 +1,95 @@
+"""What the figures share: sheets to draw on, the files they are saved to, colours and error bars."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from methods.files import write
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+"""Told apart by colour-blind readers too."""
+WIDTH = 7.0
+"""Width of a paper's figure in inches: the text of a two-column page."""
+DPI = 200
+"""Pixels per inch of a paper's figure."""
+_PAPER: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "hatch.linewidth": 0.6,
+    "legend.frameon": False,
+    "svg.hashsalt": "trilemma",
+}
+
+
+def sheet(width: float, height: float, **settings: Any) -> Any:
+    """Return an empty matplotlib figure of a size in inches.
+
+    The canvas keeps pyplot's global state out of it; matplotlib takes a second to import, and only who draws waits.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), **settings)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(path: Path, figure: Any, kind: str = "png") -> Path:
+    """Write a figure as PNG or SVG, atomically and without a date, and return the path.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[kind]
+    write(path, lambda temporary: figure.savefig(temporary, format=kind, metadata=metadata))
+    return path
+
+
+@contextmanager
+def paper_figure(stem: Path, aspect: float) -> Iterator[tuple[Any, list[Path]]]:
+    """Give a figure for a paper, and a list that holds its files afterwards: ``stem`` with .png and .svg.
+
+    Args:
+        stem: path without a suffix.
+        aspect: height / width.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    import matplotlib
+
+    written: list[Path] = []
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # the user's own style would change the bytes
+        matplotlib.rcParams.update(_PAPER)
+        figure = sheet(WIDTH, WIDTH * aspect, dpi=DPI, layout="constrained")
+        yield figure, written
+        written += [save(stem.with_name(f"{stem.name}.{kind}"), figure, kind) for kind in ("png", "svg")]
+
+
+def deviation(seeds: Sequence[float]) -> float:
+    """Return the standard deviation over seeds (n - 1); 0 for a single one."""
+    return statistics.stdev(seeds) if len(seeds) > 1 else 0.0
+
+
+def dots(axis: Any, rows: Sequence[Sequence[float]], **style: Any) -> None:
+    """Mark the mean over the seeds of each row that has numbers, with a bar of a standard deviation."""
+    places = [place for place, seeds in enumerate(rows) if seeds]
+    drawn = [rows[place] for place in places]
+    axis.errorbar([statistics.fmean(seeds) for seeds in drawn], places, xerr=[*map(deviation, drawn)], **style)
+
+
+def named_rows(axis: Any) -> None:
+    """Take frame and marks off an axis whose rows have names, save the line of its scale."""
+    for side in ("top", "right", "left"):
+        axis.spines[side].set_visible(False)
+    axis.tick_params(axis="y", length=0)
