@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +32,8 @@ pytestmark = pytest.mark.xdist_group("masking power")
 """What the tests share is made in one worker."""
 
 CPU = torch.device("cpu")
+FEW = {"eps": [0, 0.5, 1, 8], "steps": [1, 20]}
+"""The ends and the middle of the study's sweep."""
 SMALL = masking.Config(images=40, restarts=1, corners=10, queries=60, draws=2)
 
 
@@ -71,16 +73,29 @@ def trained(dataset: Dataset, threat: ThreatModel | None, epochs: int) -> Subjec
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
+def networks() -> tuple[Subject, Subject]:
+    """A robust network and one that is not."""
+    dataset = load("digits")
+    threat = ThreatModel.parse(masking_power.protocol(dataset).threat)
+    return trained(dataset, threat, epochs=4), trained(dataset, None, epochs=4)
+
+
+@pytest.fixture(scope="module", params=["few radii", pytest.param("all radii", marks=pytest.mark.slow)])
+def study(
+    request: pytest.FixtureRequest, networks: tuple[Subject, Subject], tmp_path_factory: pytest.TempPathFactory
+) -> Study:
     """The tiny study: two networks and the reference network; every failure in the robust one."""
     dataset = load("digits")
-    settings = masking_power.protocol(dataset, config=SMALL)
-    robust = trained(dataset, ThreatModel.parse(settings.threat), epochs=4)
-    honest = [robust, trained(dataset, None, epochs=4), reference.reference("digits", CPU)]
+    with pytest.MonkeyPatch.context() as patched:
+        if request.param == "few radii":
+            patched.setattr(masking_power, "_GRID", FEW)
+        settings = masking_power.protocol(dataset, config=SMALL)
+    robust, standard = networks
+    honest = [robust, standard, reference.reference("digits", CPU)]
     store = Store(tmp_path_factory.mktemp("store"))
     cases = [masking_power.check(subject, dataset, settings, store) for subject in honest]
     cases += [masking_power.check(robust, dataset, settings, store, failure) for failure in FAILURES]
-    yield Study(dataset.name, settings, SMALL.images, tuple(cases))
+    return Study(dataset.name, settings, SMALL.images, tuple(cases))
 
 
 def test_every_planted_failure_is_caught_and_no_honest_model_is(study: Study) -> None:
@@ -174,7 +189,7 @@ def test_study_writes_the_same_files_twice_and_in_any_order_of_its_cases(
     written: Callable[[str, int], Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(masking_power, "FAILURES", FAILURES[:1])
-    monkeypatch.setattr(masking_power, "_GRID", {"eps": [0, 1, 8], "steps": [1, 20]})
+    monkeypatch.setattr(masking_power, "_GRID", FEW)
     written("first", 1)
     found = written("second", 2)
     assert [case.kind for case in found.cases] == ["honest", "collapsed", "planted"]
