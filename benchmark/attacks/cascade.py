@@ -184,9 +184,9 @@ class _Watch:
         self._attacks = tuple(attacks)
         self._batches = -(-images // batch_size)
         self._clean: list[Tensor] = []
-        """Predictions of the forward passes before the first attack."""
+        """Predictions of each forward pass before the first attack."""
         self._verdicts: list[tuple[str, Tensor]] = []
-        """For each attacked batch: the attack, and the predictions on its images."""
+        """Attack and predictions of each attacked batch."""
         self._attacking: str | None = None
         for part in {_PARTS[name][0] for name in attacks}:
             own = getattr(attacker, part)

@@ -101,6 +101,7 @@ class Engine:
         size = min(self.workers, len(jobs))
         if self.here:
             from benchmark.engines.local import Processes
+            from benchmark.engines.threads import share
 
             crew = Processes(size, share(self.workers))
         else:
@@ -116,10 +117,3 @@ class Engine:
             from benchmark.engines import ray
 
             ray.disconnect()
-
-
-def share(workers: int) -> int:
-    """Return the number of threads of each worker when ``workers`` of them share this process's threads evenly."""
-    import torch
-
-    return max(1, torch.get_num_threads() // workers)

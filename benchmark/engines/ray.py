@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmark.engines import share
 from benchmark.engines.jobs import Died, Done, Job, News, Raised, Said, perform
+from benchmark.engines.threads import share
 from methods.errors import InputError
 from methods.training.progress import Report
 

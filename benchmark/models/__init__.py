@@ -1,1 +1,1 @@
-"""What is evaluated: a checkpoint, your own model, or one of RobustBench's zoo, loaded and examined."""
+"""Models to evaluate: a checkpoint, your own model, or one of RobustBench's zoo, loaded and examined."""

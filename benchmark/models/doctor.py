@@ -36,7 +36,7 @@ from methods.primitives.modes import mode
 IMAGES = 200
 """Test images on which the input domains are compared."""
 _WIDTH = 110
-"""Columns of the text."""
+"""Width of the text, in characters."""
 
 REMEDIES = {
     "training mode": "Call model.eval() where the model is made; an evaluation here does so itself.",
@@ -61,21 +61,21 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the doctor found."""
+    """Result of examining a model."""
 
     name: str
     dataset: str
     images: int
-    """Test images looked at."""
+    """Number of test images that were used."""
     findings: tuple[Finding, ...]
     trials: tuple[Trial, ...]
-    """The model in every input domain, [0,1] first; empty where its outputs are no logits."""
+    """Accuracy in every input domain, [0,1] first; empty where the model's outputs are no logits."""
     domain: Domain
-    """The one it expects, or the one that was stated where nothing speaks against it."""
+    """Input domain that the model expects, or the stated one where nothing speaks against it."""
     sigma: float | None
-    """Standard deviation of its noise as noise on the pixels, where it draws any."""
+    """Standard deviation of the model's noise, as noise on pixels in [0,1]; None where it draws none."""
     equivalents: tuple[str, ...]
-    """The stated eps in pixels, for every domain; the model's first."""
+    """Sentences on the stated eps in pixels, one for every domain, the model's first."""
 
     @property
     def status(self) -> int:
@@ -84,7 +84,7 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """The outcome in one sentence."""
+        """Outcome in one sentence."""
         problems, doubts = (
             [finding.name for finding in self.findings if finding.severity == severity]
             for severity in ("problem", "doubt")
@@ -109,16 +109,16 @@ def examine(
     device: torch.device | None = None,
     name: str | None = None,
 ) -> Diagnosis:
-    """Examine a model, which may be as sick as it likes; it is left in the mode it was in.
+    """Examine a model, however broken it is; it is left in the mode it was in.
 
     Args:
-        model: what is examined; best as its factory returned it, before any ``eval()``.
+        model: the model; best as its factory returned it, before any ``eval()``.
         dataset: gives the test images, of which the first IMAGES are used, and the number of classes.
-        input_range: where its user believes the inputs to lie: ``"-1,1"``, or ``"cifar10"``, ``"cifar100"`` or
+        input_range: the input range that the user states: ``"-1,1"``, or ``"cifar10"``, ``"cifar100"`` or
             ``"imagenet"`` for the usual normalisation.
-        eps: as it is stated somewhere, ``"8/255"`` or ``"0.03"``, in the model's own units.
-        device: where it is examined; by default where it is.
-        name: what to call it, such as ``model.py:make``, of which a path is left out.
+        eps: a stated eps, ``"8/255"`` or ``"0.03"``, in the model's own units.
+        device: where the model is examined; by default where it is.
+        name: name of the model, such as ``model.py:make``; a path in front is left out.
 
     Raises:
         InputError: a range or an eps that is none, or a data set without test images or with a single class.
@@ -208,7 +208,7 @@ def _number(text: str, what: str = "eps", signed: bool = False) -> Fraction:
 
 
 def _accuracy(best: Trial, num_classes: int) -> Finding:
-    """Hold the model's accuracy against guessing."""
+    """Compare the model's accuracy with that of guessing."""
     chance = 100 / num_classes
     low, _ = wilson(int(best.correct.sum()), len(best.correct))
     sentence = f"it is right on {best.accuracy:.1f} % of {len(best.correct)} test images"
@@ -218,7 +218,7 @@ def _accuracy(best: Trial, num_classes: int) -> Finding:
 
 
 def _statement(stated: Trial, best: Trial) -> Finding:
-    """Hold the domain its user stated against the one the model does best in."""
+    """Compare accuracy in the stated domain with that in the best one."""
     name = stated.domain.name
     if not best.beats(stated):
         sentence = f"nothing speaks against {name}, where it is right on {stated.accuracy:.1f} %"
@@ -238,9 +238,10 @@ def equivalent(eps: str, radius: Fraction, domain: Domain) -> str:
     """Return a sentence such as "8/255 in [-1,1] is 4/255 in pixels".
 
     Args:
-        eps: as it was stated.
+        eps: the stated eps, as text.
         radius: its value.
-        domain: whose units it is in; where the channels have units of their own, the sentence has a number for each.
+        domain: domain in whose units eps is; where the channels have units of their own, the sentence has a number for
+            each.
     """
     where = f"in {domain.name}" if domain.name.startswith("[") else f"after {domain.name}"
     pixels = [radius * std for std in domain.std]

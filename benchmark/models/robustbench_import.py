@@ -30,14 +30,14 @@ from methods.errors import InputError, reason
 
 @contextmanager
 def imported() -> Iterator[ModuleType]:
-    """Import RobustBench, with what its release lacks bridged.
+    """Import RobustBench, with stand-ins for the modules that its release lacks.
 
     The stand-ins are in ``sys.modules`` inside the ``with`` only: RobustBench binds the names it needs while it is
     imported, and imports nothing later. What stays are its own modules and the networks it registers with timm, without
     which its loader fails. Nothing is downloaded inside.
 
     Raises:
-        InputError: it does not import for a reason that is not bridged.
+        InputError: RobustBench does not import in spite of the stand-ins.
     """
     stand_ins: dict[str, ModuleType] = {}
     try:
@@ -62,12 +62,12 @@ def imported() -> Iterator[ModuleType]:
 
 
 def release() -> str:
-    """Return the version of the RobustBench that is installed."""
+    """Return the installed version of RobustBench."""
     return version("robustbench")
 
 
 def pkg_resources() -> dict[str, ModuleType]:
-    """``pkg_resources`` left setuptools with release 82; RobustBench asks it for the path of one of its own files."""
+    """Make a stand-in for ``pkg_resources``, which left setuptools with release 82; RobustBench finds a file by it."""
 
     def resource_filename(package: str, resource: str) -> str:
         return os.path.join(os.path.dirname(str(sys.modules[package].__file__)), resource)
@@ -76,10 +76,10 @@ def pkg_resources() -> dict[str, ModuleType]:
 
 
 def autoattack() -> dict[str, ModuleType]:
-    """``autoattack`` is not on PyPI; ``pyautoattack``, which is, has the same attacks under other arguments."""
+    """Make a stand-in for ``autoattack``, which is not on PyPI, of ``pyautoattack``, which has other arguments."""
 
     class AutoAttack(pyautoattack.AutoAttack):
-        """The arguments and the answer of ``autoattack``; the device must be named, because the defaults differ."""
+        """AutoAttack with the arguments and results of ``autoattack``; the device is required: the defaults differ."""
 
         def __init__(
             self,
@@ -124,26 +124,26 @@ def autoattack() -> dict[str, ModuleType]:
 
 
 def gdown() -> dict[str, ModuleType]:
-    """``gdown`` is pinned to an old release; it downloads weights, which is never done here."""
+    """Make a stand-in for ``gdown``, which is pinned to an old release and downloads weights, as nothing does here."""
     return {"gdown": _module("gdown", download=_refuse_download)}
 
 
 def timm_layers() -> dict[str, ModuleType]:
-    """``timm.models.layers`` is deprecated and to go; its layers are in ``timm.layers``."""
+    """Make a stand-in for ``timm.models.layers``, which is deprecated, of ``timm.layers``."""
     import timm.layers
 
     return {"timm.models.layers": timm.layers}
 
 
 def timm_helpers() -> dict[str, ModuleType]:
-    """``timm.models.helpers`` is deprecated and to go; its builders are in ``timm.models``."""
+    """Make a stand-in for ``timm.models.helpers``, which is deprecated, of ``timm.models``."""
     import timm.models
 
     return {"timm.models.helpers": timm.models}
 
 
 def timm_registry() -> dict[str, ModuleType]:
-    """``timm.models.registry`` is deprecated and to go; its decorator is in ``timm.models``."""
+    """Make a stand-in for ``timm.models.registry``, which is deprecated, of ``timm.models``."""
     import timm.models
 
     return {"timm.models.registry": timm.models}
@@ -157,7 +157,7 @@ BRIDGES: dict[str, Callable[[], dict[str, ModuleType]]] = {
     "timm.models.helpers": timm_helpers,
     "timm.models.registry": timm_registry,
 }
-"""Module that RobustBench imports -> what makes a stand-in for it, and for its own submodules, where it is missing."""
+"""Module that RobustBench imports -> function that makes a stand-in for it and its submodules, where it is missing."""
 
 
 def _missing(name: str) -> bool:

@@ -38,16 +38,16 @@ def consume(model_info: Path, dataset: str, threat: ThreatModel) -> dict[str, st
     """Run RobustBench's own generators on a folder of model_info files.
 
     Args:
-        model_info: holds ``<dataset>/<norm>/<model id>.json``, under whatever name.
+        model_info: folder, of any name, that holds ``<dataset>/<norm>/<model id>.json``.
         dataset: one of RobustBench's names in DATASETS.
         threat: the threat model, of which RobustBench knows the norm.
 
     Returns:
-        What each makes: ``list_available_models`` (Markdown), ``bibtex``, ``latex``, and ``leaderboard`` (HTML, by a
-        template of ours where the release lacks its own, whose table has the same fields).
+        Generator -> its text: ``list_available_models`` (Markdown), ``bibtex``, ``latex``, and ``leaderboard`` (HTML;
+        where the release lacks its template, by one of this project with the same fields).
 
     Raises:
-        InputError: one fails; the sentence names it.
+        InputError: a generator fails; the sentence names it.
     """
     folder = Path(dataset) / threat.norm
     ids = [path.stem for path in sorted((model_info / folder).glob("*.json"))]
@@ -81,7 +81,7 @@ def consume(model_info: Path, dataset: str, threat: ThreatModel) -> dict[str, st
 
 
 def _with_template(loader: type[Any]) -> type[Any]:
-    """Return a loader of RobustBench's template of its HTML leaderboards, which its wheel lacks, or else of ours."""
+    """Return a loader of RobustBench's HTML template, or of :data:`_TEMPLATE` where the release lacks it."""
 
     class Loader(loader):
         def get_source(self, environment: Any, template: str) -> Any:

@@ -162,7 +162,7 @@ def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
 
 
 class BatchDependentLogits(_Wrapper):
-    """What an image is taken for depends on its neighbours in the batch."""
+    """Logits of an image depend on its neighbours in the batch."""
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.network(x)

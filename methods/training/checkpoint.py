@@ -73,7 +73,7 @@ def load_checkpoint(path: Path, which: Literal["best", "last"] = "best") -> Chec
         raise InputError(f"{file} is truncated or no safetensors file: {error}.") from error
     if description is None:
         raise InputError(
-            f"{file} was not written by this project; give a stranger's weights with --model FILE:FACTORY --weights."
+            f"{file} was not written by this project; give weights from elsewhere with --model FILE:FACTORY --weights."
         )
     try:
         metadata = json.loads(description)

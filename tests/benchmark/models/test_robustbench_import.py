@@ -18,6 +18,9 @@ from benchmark.models import robustbench_import
 from benchmark.models.robustbench_import import BRIDGES, imported
 from methods.errors import InputError
 
+# Importing RobustBench takes seconds: one worker does it.
+pytestmark = pytest.mark.xdist_group("robustbench")
+
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
 IMPORTS = """

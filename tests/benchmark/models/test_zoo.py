@@ -26,6 +26,9 @@ from benchmark.models.zoo import (
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
 
+# Importing RobustBench takes seconds: one worker does it.
+pytestmark = pytest.mark.xdist_group("robustbench")
+
 LINF = ThreatModel.parse("Linf:8/255")
 SMALLEST = "Ding2020MMA"
 """The zoo's smallest network: WRN-28-4, 5.8 million parameters."""

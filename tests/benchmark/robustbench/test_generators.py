@@ -15,6 +15,9 @@ from benchmark.robustbench.generators import consume
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
 
+# Importing RobustBench takes seconds: one worker does it.
+pytestmark = pytest.mark.xdist_group("robustbench")
+
 LINF = ThreatModel.parse("Linf:8/255")
 RECORD = {
     **{"link": "https://example.org/paper", "name": "A <Title>", "authors": "A. One, B. Two", "additional_data": False},

@@ -18,6 +18,9 @@ from benchmark.specs.schema import checked
 from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
 
+# Importing RobustBench takes seconds: one worker does it.
+pytestmark = pytest.mark.xdist_group("robustbench")
+
 LINF = ThreatModel.parse("Linf:8/255")
 RECORD: dict[str, Any] = {
     "link": "https://arxiv.org/abs/2406.05927",

@@ -36,6 +36,9 @@ from methods.errors import InputError
 from methods.primitives.threat import ThreatModel
 from methods.training.checkpoint import load_checkpoint, save_weights
 
+# Importing RobustBench takes seconds: one worker does it.
+pytestmark = pytest.mark.xdist_group("robustbench")
+
 TABLES = Path(__file__).resolve().parents[3] / "leaderboards"
 DIGITS = TABLES / "digits" / "linf-0.15" / "entries"
 ENTRY = next(DIGITS.glob("pgd_at-*-s0-*.json"))
