@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,9 +59,11 @@ class Table:
 
     def csv(self) -> str:
         """Return the table as the text of a CSV file; None is an empty cell."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.columns, *self.rows])
-        return text.getvalue()
+        import pandas as pd  # takes a second to load, and reading results needs none of it
+
+        # Of type object, in which whole numbers beside an empty cell stay whole.
+        table = pd.DataFrame([list(row) for row in self.rows], columns=pd.Index(self.columns), dtype=object)
+        return table.to_csv(index=False, lineterminator="\n")
 
     def latex(self) -> str:
         """Return the table for LaTeX's booktabs, without a newline at its end."""
