@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import grimp
@@ -17,6 +18,23 @@ LAYERS = (
     {"methods.backbones", "methods.data"},
     {"methods.training"},
 )
+"""Packages of methods/, from low to high; above them the papers, and above these benchmark/."""
+BENCHMARK = {
+    "engines": "jobs, and what carries them out",
+    "specs": "what configs/ says",
+    "results": "what was measured, on disk",
+    "models": "what is evaluated",
+    "evaluation": "running metrics on shards, evidence",
+    "attacks": "AutoAttack, masking checks",
+    "generation": "chains, scores of images",
+    "metrics": "one metric a file",
+    "leaderboard": "tables, figures, page",
+    "runs": "from recipe to entry",
+    "studies": "analyses on top of runs",
+    "robustbench": "submissions",
+    "cli": "commands",
+}
+"""Who may import whom in benchmark/: each package only those above it."""
 REGISTRY = "methods"
 PAPER_RANK = len(LAYERS)
 BENCHMARK_RANK = PAPER_RANK + 1
@@ -26,7 +44,7 @@ LOOP = {
     for name in ("trainer", "setup", "state", "validation", "rollback", "run_log", "run_folder", "devices")
 }
 """The training loop and what belongs to it alone."""
-MAY_ASK_THE_REGISTRY = {"benchmark.models.subject", "benchmark.cli", "methods.training", "paper", MEASURING}
+MAY_ASK_THE_REGISTRY = {"benchmark.cli.listing", "methods.training", "paper", MEASURING}
 ROBUSTBENCH_FILE = "benchmark.models.robustbench_import"
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "misc"}
 SLOW_PACKAGES = {"torch", "torchvision", "timm", "sklearn", "pandas", "matplotlib"}
@@ -60,6 +78,30 @@ def own_imports(graph: grimp.ImportGraph) -> Iterator[tuple[str, str]]:
             for imported in sorted(graph.find_modules_directly_imported_by(importer)):
                 if not graph.is_module_squashed(imported):
                     yield importer, imported
+
+
+def package_violations(graph: grimp.ImportGraph) -> list[str]:
+    """Return the imports inside benchmark/ of a package that does not stand above the importer's in BENCHMARK."""
+    order = {f"benchmark.{name}": place for place, name in enumerate((*BENCHMARK, "__main__"))}
+    found = []
+    for importer, imported in own_imports(graph):
+        above, below = (".".join(module.split(".")[:2]) for module in (imported, importer))
+        if {above, below} <= order.keys() and above != below and order[above] >= order[below]:
+            found.append(f"{importer} imports {imported}")
+    return found
+
+
+def circle_violations(graph: grimp.ImportGraph) -> list[str]:
+    """Return an import that closes a circle of modules; those inside functions count."""
+    sorter: TopologicalSorter[str] = TopologicalSorter()
+    for importer, imported in own_imports(graph):
+        sorter.add(importer, imported)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        first, second = error.args[1][:2]
+        return [f"{second} imports {first}"]
+    return []
 
 
 def measuring_violations(graph: grimp.ImportGraph) -> list[str]:
@@ -132,6 +174,8 @@ RULES: tuple[Rule, ...] = (
     registry_violations,
     robustbench_violations,
     measuring_violations,
+    package_violations,
+    circle_violations,
 )
 
 
@@ -178,6 +222,8 @@ def test_house_rule(graph: grimp.ImportGraph, violations: Rule) -> None:
         (robustbench_violations, "benchmark.models.subject", "robustbench"),
         (layer_violations, "benchmark.evaluation.runner", "benchmarks.timing"),
         (measuring_violations, "methods.training.trainer", "benchmarks.timing"),
+        (package_violations, "benchmark.models.zoo", "benchmark.attacks.autoattack"),
+        (package_violations, "benchmark.leaderboard.tables", "benchmark.runs.pipeline"),
     ],
 )
 def test_rule_catches_a_planted_violation(violations: Rule, importer: str, imported: str) -> None:
@@ -186,6 +232,36 @@ def test_rule_catches_a_planted_violation(violations: Rule, importer: str, impor
     planted.add_module(imported, is_squashed=imported == "robustbench")
     planted.add_import(importer=importer, imported=imported)
     assert violations(planted) == [f"{importer} imports {imported}"]
+
+
+def test_a_circle_is_found() -> None:
+    planted = grimp.ImportGraph()
+    for importer, imported in (
+        ("benchmark.models.a", "benchmark.models.b"),
+        ("benchmark.models.b", "benchmark.models.a"),
+    ):
+        planted.add_module(importer)
+        planted.add_import(importer=importer, imported=imported)
+    assert len(circle_violations(planted)) == 1
+
+
+def test_every_package_of_benchmark_has_its_place(graph: grimp.ImportGraph) -> None:
+    found = {module.split(".")[1] for module in graph.modules if module.startswith("benchmark.")}
+    assert found == {*BENCHMARK, "__main__"}
+
+
+def test_tests_mirror_the_source() -> None:
+    folders = [path for path in (ROOT / "tests").rglob("*") if path.is_dir() and any(path.glob("test_*.py"))]
+    assert len(folders) > 15
+    strange = [path for path in folders if not (ROOT / path.relative_to(ROOT / "tests")).is_dir()]
+    assert strange == []
+
+
+def test_modules_are_short() -> None:
+    """No module has more than 350 lines: one that needs more does two jobs."""
+    files = [path for folder in ("methods", "benchmark", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    long = {str(path.relative_to(ROOT)): lines for path in files if (lines := len(path.read_text().splitlines())) > 350}
+    assert long == {}
 
 
 def test_primitives_need_torch_and_nothing_else(graph: grimp.ImportGraph) -> None:
