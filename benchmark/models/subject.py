@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from benchmark.models.output_probes import training_mode
 from benchmark.models.probes import probe
+from methods.backbones import BackboneConfig
 from methods.backbones.resnet import PAPER_WIDEN, Shape
 from methods.data import Dataset
 from methods.errors import InputError
 from methods.training.checkpoint import BUFFERS, FILES, load_checkpoint
+from methods.training.config import overlay
 
 _TRIED = 100
 """Test images that a model from elsewhere is tried on."""
@@ -56,11 +58,12 @@ class Subject:
         backbone = self.metadata.get("backbone")
         if backbone is None:
             return type(self.model).__name__
-        name = backbone["architecture"]
+        config = overlay(BackboneConfig(), backbone, "backbone")
+        name = config.architecture
         if name.startswith("timm:"):
             return name
-        usual = name in get_args(Shape) and backbone["widen"] == PAPER_WIDEN
-        return f"{name}-{backbone['depth']}" + ("" if usual else f"-{backbone['widen']}")
+        usual = name in get_args(Shape) and config.widen == PAPER_WIDEN
+        return f"{name}-{config.depth}" + ("" if usual else f"-{config.widen}")
 
     def logits(self, x: Tensor, batch_size: int | None = None) -> Tensor:
         """Return the logits [B,K] in float32, ``batch_size`` images at a time.

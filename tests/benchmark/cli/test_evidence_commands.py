@@ -1,4 +1,4 @@
-"""verify, compare, doctor, court, report and shared evaluations, as they are typed: one run, and what is refused."""
+"""verify, compare, doctor, masking-power, report and shared evaluations, as typed: one run, and what is refused."""
 
 from __future__ import annotations
 
@@ -149,8 +149,9 @@ def test_report_refuses(place: Path, refused: Callable[..., str]) -> None:
     assert not Path("page.html").exists()
 
 
-def test_court_needs_checkpoints(place: Path, refused: Callable[..., str]) -> None:
-    assert "weights beside it" in refused("court", "--leaderboards", "nowhere")
+def test_masking_power_needs_checkpoints(place: Path, refused: Callable[..., str]) -> None:
+    assert "weights beside it" in refused("masking-power", "--leaderboards", "nowhere")
+    assert refused("court", "--workers", "2") == 'The command "court" is called "masking-power" now.'
 
 
 def arrays(path: Path, classes: int, images: int) -> Path:
