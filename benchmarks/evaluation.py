@@ -46,7 +46,7 @@ _DIGITS = Path(__file__).parents[1] / "leaderboards" / "digits" / "weights" / "c
 _LINF = ThreatModel.parse("Linf:8/255")
 _CLASSES = 10
 _STEPS = 400
-"""Of a training, on batches of 64 images."""
+"""Number of steps of a training, on batches of 64 images."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Config(WrapperConfig):
     every: int = 20
     """Steps of the model to one of the policy; LAS-TRADES, LAS-AWP: 1."""
     optimizer: PolicySGD = field(default_factory=PolicySGD)
-    """Of the policy; LAS-AT: 1e-4, without momentum or decay."""
+    """Learning rate of the policy; LAS-AT: 1e-4, without momentum or decay."""
     reward: Reward = field(default_factory=Reward)
 
     def __post_init__(self) -> None:

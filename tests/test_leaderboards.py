@@ -14,6 +14,7 @@ from benchmark.leaderboard.tables import rebuild
 from benchmark.results.entry import Entry, read_entry
 from benchmark.results.layout import ATTACKS, MASKING_POWER, REPRODUCTION, entry_path, picture_path
 from benchmark.specs.recipes import scales
+from benchmark.studies.detection_rates import FILES
 from benchmark.studies.reproduce import Reproduction
 from benchmark.studies.targets import ALL, scale, targets
 
@@ -128,7 +129,7 @@ def test_every_bundle_verifies(entries: dict[Path, Entry]) -> None:
 def test_masking_checks_keep_what_is_promised_of_them(entries: dict[Path, Entry]) -> None:
     """Every planted failure is detected, and at most 5 % of the honest checkpoints of the table are suspected."""
     folder = LEADERBOARDS / "digits" / "linf-0.15"
-    with open(folder / MASKING_POWER / "court.csv", newline="") as file:
+    with open(folder / MASKING_POWER / FILES[1], newline="") as file:
         checks = list(csv.DictReader(file))
     checked = {row["weights"] for row in checks if row["kind"] != "planted"}
     own = [found for path, found in entries.items() if path.parents[1] == folder]

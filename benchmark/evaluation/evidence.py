@@ -15,14 +15,14 @@ from benchmark.results.store import Arrays
 from methods.primitives.threat import ThreatModel
 
 FORMAT = 1
-"""Of what :func:`encode` returns; part of the key of every outcome that holds it."""
+"""Version of what :func:`encode` returns; part of the key of every outcome that holds it."""
 NONE, BYTES, EXACT = 0, 1, 2
 """Values of ``encoding``: no adversarial image, its perturbation in bytes, or itself."""
 LEVELS = 127
 SLACK = 1e-6
 """By which float32 may exceed eps."""
 MARGIN = 1e-3
-"""Of the logits, relative to the largest: below it another machine may round to the other side."""
+"""Margin between logits, relative to the largest, below which another machine may round to the other side."""
 
 
 def encode(

@@ -71,7 +71,7 @@ class Shards:
     images: ImageSet
     """The whole test split, on the subject's device."""
     digest: str
-    """Of the whole test split."""
+    """SHA-256 of the whole test split."""
     protocol: Protocol
     n: int
     store: Store

@@ -37,7 +37,7 @@ perturbations in bytes have, and fifty times what kernels and float64 were seen 
 CLAIMED = ("clean", "pgd20", "autoattack")
 """Metrics whose accuracy has to have its outcomes in the bundle."""
 _ATTACKED_ALONE = ("pgd20",)
-"""Metrics that judge the attacked image alone, which may be right where the clean one is wrong."""
+"""Metrics that classify the attacked image alone, which may be right where the clean one is wrong."""
 MEANING = (
     "Proven, by these weights on these images: every clean verdict, and that each image counted as broken is broken by "
     "an image in [0, 1] within eps. Not proven: that the other images are robust, only that these attacks failed on "
@@ -274,9 +274,9 @@ def _check_form(outcomes: Arrays, test: _Test) -> None:
 def _predictions(metric: str, outcomes: Arrays, test: _Test) -> CheckResult:
     claimed = torch.from_numpy(outcomes["predicted"]).to(test.y)
     margin = evidence.logit_margin(test.logits, claimed)
-    text = f"images are predicted as here{_rounded(margin)}, and judged so"
-    judged = torch.from_numpy(outcomes["correct"]).to(test.y.device) == (claimed == test.y)
-    return _counted(f"{metric}: predictions", (margin >= -ROUNDING) & judged, text)
+    text = f"images are predicted as here{_rounded(margin)}, and count as such"
+    counted = torch.from_numpy(outcomes["correct"]).to(test.y.device) == (claimed == test.y)
+    return _counted(f"{metric}: predictions", (margin >= -ROUNDING) & counted, text)
 
 
 def _broken(metric: str, outcomes: Arrays, test: _Test) -> Iterator[CheckResult]:
@@ -313,7 +313,7 @@ def _rest(metric: str, outcomes: Arrays, verdicts: dict[str, np.ndarray], test: 
     if near := int((~broken & ~right & ~wrong).sum()):
         text += f", {near} decided by rounding here"
     if spared := int((claimed & wrong).sum()):
-        text += f"; {spared} of these count as right, since {metric} judges the attacked image alone"
+        text += f"; {spared} of these count as right, since {metric} classifies the attacked image alone"
     return CheckResult(f"{metric}: the rest", True, text)
 
 

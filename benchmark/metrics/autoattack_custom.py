@@ -34,9 +34,9 @@ class Config(Strict):
     attacks: Annotated[list[Attack], Field(default=list(STANDARD), min_length=1)]
     """In order. ``fab_t_wrong_box``: see :class:`benchmark.attacks.cascade.WrongBoxFAB`."""
     iterations: Annotated[int, Field(ge=1)] = 100
-    """Of APGD and FAB."""
+    """Number of iterations of APGD and FAB."""
     queries: Annotated[int, Field(ge=1)] = 5000
-    """Of Square."""
+    """Number of queries of Square, for each image."""
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:

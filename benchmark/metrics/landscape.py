@@ -41,7 +41,7 @@ NAME = "landscape"
 VERSION = 1
 NEEDS = (pgd.NAME, generation.NAME)
 _ENDINGS = {"clean": "", "adversarial": "_adv", "generated": "_generated"}
-"""Of the arrays that hold the energies of each kind of image."""
+"""Endings of the names of the arrays that hold the energies of each kind of image."""
 _FAR_OUT = 3
 """Interquartile ranges."""
 

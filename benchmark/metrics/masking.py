@@ -46,7 +46,7 @@ NEEDS = (pgd.NAME, sweep.NAME)
 _DOMAIN_IMAGES = 300
 """For the input domain, which takes forward passes alone; a wrong one can cost few images."""
 _BATCH = 16
-"""Images that a batch's own statistics are fairly judged by."""
+"""Images that a batch needs for its own statistics to say something."""
 
 
 class Config(Strict):
@@ -65,7 +65,7 @@ class Config(Strict):
 
 
 COLUMNS = {
-    "masking": Column("verdict", 'gradient-masking court: "clear", or the checks that failed, which the entry explains')
+    "masking": Column("verdict", 'checks for gradient masking: "clear", or those that failed, which the entry explains')
 }
 
 

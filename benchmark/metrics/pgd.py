@@ -41,7 +41,7 @@ class Config(Strict):
     start: Literal["uniform", "normal", "zero"] = "uniform"
     restarts: Annotated[int, Field(ge=1)] = 1
     keep: Literal["last", "best"] = "last"
-    """The iterate that is judged."""
+    """The iterate that is classified."""
 
 
 COLUMNS = {"pgd20": Column("accuracy", "accuracy under PGD-20, %")}

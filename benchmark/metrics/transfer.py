@@ -1,4 +1,4 @@
-"""Transfer attacks: images made to break a surrogate, judged on the subject.
+"""Transfer attacks: images made to break a surrogate, classified by the subject.
 
 They need none of the subject's gradients, so that an image they break although PGD on the subject itself fails says
 that its gradients mislead. The surrogate is the one that was given, else the reference network of the data set
@@ -51,7 +51,7 @@ class Config(Strict):
     steps: Annotated[int, Field(ge=1)] = 10
     """Papers: 10."""
     decay: Annotated[float, Field(ge=0)] = 1.0
-    """Of the momentum; papers: 1."""
+    """Decay factor of the momentum; papers: 1."""
     neighbours: Annotated[int, Field(ge=0)] = 20
     """For the variance; paper: 20."""
     bound: Annotated[float, Field(ge=0)] = 1.5
@@ -106,8 +106,8 @@ def measure(data: Shards) -> Measurement:
         objective = in_batches(loss, y, data.batch_size)
 
         @torch.no_grad()
-        def correct(judge: Subject, x_adv: Tensor) -> Tensor:
-            return judge.logits(x_adv, data.batch_size).argmax(1) == y
+        def correct(network: Subject, x_adv: Tensor) -> Tensor:
+            return network.logits(x_adv, data.batch_size).argmax(1) == y
 
         robust = clean = correct(subject, x)
         fooled = correct(surrogate, x)
@@ -123,11 +123,11 @@ def measure(data: Shards) -> Measurement:
 
     with frozen(surrogate.model):
         arrays = data.map(outcome)
-    judged = verdicts(arrays)
+    found = verdicts(arrays)
     own = {name: percent(arrays[f"{_SURROGATE}{name}"]) for name in ("clean", *attacks)}
     values: dict[str, Value] = {
-        **{name: percent(outcome) for name, outcome in judged.items()},
-        "standard_error": standard_error(judged["worst_accuracy"]),
+        **{name: percent(outcome) for name, outcome in found.items()},
+        "standard_error": standard_error(found["worst_accuracy"]),
         **{f"surrogate_{name}_accuracy": accuracy for name, accuracy in own.items()},
         "surrogate": surrogate.name,
         "surrogate_digest": surrogate.digest,

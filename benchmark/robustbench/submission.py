@@ -215,7 +215,7 @@ def evidenced(entry_file: Path, **arguments: Any) -> CheckResult:
 
 
 def _proof(folder: Path, claim: Claim, found: Checkpoint, dataset: Dataset, device: torch.device) -> list[CheckResult]:
-    """Give the kit to RobustBench, in a fresh process and a temporary folder, and judge what comes back."""
+    """Give the kit to RobustBench, in a fresh process and a temporary folder, and check what comes back."""
     x, y = dataset.test.unit(), dataset.test.labels
     with torch.no_grad():
         logits = found.model(x[: proof.FEW])
@@ -253,7 +253,7 @@ def _proof(folder: Path, claim: Claim, found: Checkpoint, dataset: Dataset, devi
 
 
 def _same(check: str, found: dict[str, Any]) -> CheckResult:
-    """Judge a model that was loaded from the kit."""
+    """Check a model that was loaded from the kit."""
     if "error" in found:
         return CheckResult(check, False, found["error"])
     wrong = [f"it needs this project: {', '.join(found['imported'])}"] if found.get("imported") else []
@@ -264,7 +264,7 @@ def _same(check: str, found: dict[str, Any]) -> CheckResult:
 
 
 def _accuracies(claim: Claim, found: dict[str, Any], logits: Tensor, y: Tensor) -> Iterator[CheckResult]:
-    """Judge clean accuracies as RobustBench's test does, and a rehearsal's against the entry."""
+    """Check clean accuracies as RobustBench's test does, and a rehearsal's against the entry."""
     few = f"clean accuracy on {len(y)} images"
     if "error" in found:
         yield CheckResult(few, False, "there is no model to count on")

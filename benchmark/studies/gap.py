@@ -78,7 +78,7 @@ class Stop(Strict):
     """Images that were wrong at the stop before and are not any more."""
     metric: str
     key: str
-    """Of the measurement in the store."""
+    """Key of the measurement in the store."""
 
 
 class Walk(Strict):

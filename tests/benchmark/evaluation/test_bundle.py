@@ -389,7 +389,7 @@ def test_false_clean_verdicts_are_found_though_every_digest_fits(made: Made, ver
 
 
 def test_what_a_metric_may_say_of_images_that_are_wrong_when_clean(made: Made, verify: Verify) -> None:
-    """PGD-20 judges its last iterate, which may be right where the clean image is wrong."""
+    """PGD-20 classifies its last iterate, which may be right where the clean image is wrong."""
     samples = made.samples("pgd20")
     wrong = int(np.flatnonzero(~made.samples("clean")["correct"])[0])
     samples["correct"][wrong], samples["encoding"][wrong] = True, evidence.NONE
@@ -397,7 +397,7 @@ def test_what_a_metric_may_say_of_images_that_are_wrong_when_clean(made: Made, v
     found = verify(made.file)
     assert found.passed
     assert any(
-        "of these count as right, since pgd20 judges the attacked image alone" in line.detail for line in found.lines
+        "of these count as right, since pgd20 classifies the attacked image alone" in line.detail for line in found.lines
     )
 
 

@@ -1,4 +1,4 @@
-"""The court on models whose answer is known: linear classifiers, and what can be done to them."""
+"""The masking checks on models whose answer is known: linear classifiers, and what can be done to them."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from benchmark.specs.protocol import Protocol
 from benchmark.studies import planted_failures
 
 SWEEP = {"eps": [0, 0.5, 1, 2, 20], "steps": [1, 5, 20, 40]}
-COURT = {"images": 24, "restarts": 2, "corners": 10, "queries": 100, "draws": 4}
+SETTINGS = {"images": 24, "restarts": 2, "corners": 10, "queries": 100, "draws": 4}
 
 
 @pytest.fixture
 def protocol(protocol: Callable[..., Protocol]) -> Callable[..., Protocol]:
-    """Make a protocol for the court; fields of its settings can be replaced."""
+    """Make a protocol for the masking checks; fields of its settings can be replaced."""
 
-    def make(threat: str = "Linf:0.02", shard: int = 24, sweep: dict[str, Any] | None = None, **court: Any) -> Protocol:
-        metrics = {"pgd20": {}, "sweep": sweep or SWEEP, "masking": COURT | court}
+    def make(threat: str = "Linf:0.02", shard: int = 24, sweep: dict[str, Any] | None = None, **changed: Any) -> Protocol:
+        metrics = {"pgd20": {}, "sweep": sweep or SWEEP, "masking": SETTINGS | changed}
         return protocol(threat=threat, shard=shard, metrics=metrics)
 
     return make
@@ -190,7 +190,7 @@ def test_model_without_a_gradient_is_suspect_and_no_attack_is_made_up(
     assert len(found.flags) == found.values["failed"] == len(failed(found))
 
 
-def test_noise_brings_averaged_gradients_before_the_court(toy: Any, measured: Callable[..., Measurement]) -> None:
+def test_noise_brings_averaged_gradients_to_the_checks(toy: Any, measured: Callable[..., Measurement]) -> None:
     found = measured(planted_failures.InputNoise(toy().model()))
     checks = named(found)
     assert "determinism" in failed(found)

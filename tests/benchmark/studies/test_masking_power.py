@@ -1,4 +1,4 @@
-"""The court's power on tiny networks: every planted failure is caught, and no honest model is accused."""
+"""The masking checks on tiny networks: every planted failure is caught, and no honest model is suspected."""
 
 from __future__ import annotations
 

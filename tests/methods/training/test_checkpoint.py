@@ -124,7 +124,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_foreign_safetensors(tmp_path: Path) -> None:
-    path = tmp_path / "stranger.safetensors"
+    path = tmp_path / "elsewhere.safetensors"
     save_file({"weight": torch.zeros(2)}, path)
     refused(path, "not written by this project")
 
