@@ -28,7 +28,7 @@ TARGET = 0.85
 WORKERS = 2
 RUNS = 8
 EPOCHS = 20
-"""Length of a training of TRADES on the digits: about a dozen seconds on one thread, against which the start of a worker is little."""
+"""Length of a training of TRADES on digits: a dozen seconds on one thread, beside which a worker starts quickly."""
 
 
 def run(settings: Settings) -> Iterator[Row]:

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import methods
+from benchmark import metrics
 from benchmark.cli import main
 from benchmark.specs import recipes
 
@@ -69,12 +70,13 @@ def test_method_added_as_contributing_says(
     """In this process: the two files lie in folders that are taken for those of the project."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "methods").mkdir()
+    (tmp_path / "benchmark" / "metrics").mkdir(parents=True)
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path / "methods")])
     monkeypatch.setattr(recipes, "CONFIGS", tmp_path / "configs")
     assert "smoothing" not in methods.names()
     written = write_examples(ROOT / "CONTRIBUTING.md", tmp_path)
-    assert written == {"methods/smoothing.py", "configs/smoothing.yaml"}
+    assert written == {"methods/smoothing.py", "configs/smoothing.yaml", *METRIC}
 
     for what in ("methods", "recipes"):
         run("list", what)
@@ -84,6 +86,26 @@ def test_method_added_as_contributing_says(
     finally:
         sys.modules.pop("methods.smoothing", None)
     assert_smoothing_is_an_entry(tmp_path)
+
+
+METRIC = ("benchmark/metrics/confidence.py", "confidence-v1.yaml")
+
+
+def test_metric_added_as_contributing_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process: the file lies in a folder that is taken for one of the project."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("methods", "configs", "benchmark/metrics"):
+        (tmp_path / folder).mkdir(parents=True)
+    write_examples(ROOT / "CONTRIBUTING.md", tmp_path)
+    monkeypatch.setattr(metrics, "__path__", [*metrics.__path__, str(tmp_path / "benchmark" / "metrics")])
+    weights = ROOT / "leaderboards" / "digits" / "weights" / "5d219fc1a89d91fc.safetensors"
+    try:
+        run("evaluate", "--checkpoint", str(weights), "--protocol", METRIC[1], "--limit", "50", "--json", "out.json")
+    finally:
+        sys.modules.pop("benchmark.metrics.confidence", None)
+    found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["metrics"]["confidence"]
+    assert found["n"] == 50
+    assert 50 < found["mean"] <= 100
 
 
 @pytest.mark.slow

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
 from typing import NamedTuple
@@ -34,7 +33,6 @@ DEFAULT = (
 )
 """The order in which metrics run: a cheap one first, and what another one reuses before it."""
 
-FOLDER = Path(__file__).resolve().parents[1] / "metrics"
 _PACKAGE = "benchmark.metrics"
 _RENAMED = {"pgd": "pgd20"}
 
@@ -55,7 +53,7 @@ class Column(NamedTuple):
 
 
 def _modules() -> dict[str, str]:
-    found = (module.name for module in iter_modules([str(FOLDER)]))
+    found = (module.name for module in iter_modules(import_module(_PACKAGE).__path__))
     return {_RENAMED.get(name, name): f"{_PACKAGE}.{name}" for name in found}
 
 

@@ -447,13 +447,13 @@ def test_checkpoint_for_other_images_is_refused(refused: Callable[..., str], tmp
         ("syntax.py:good", "syntax.py does not load: SyntaxError"),
     ],
 )
-def test_broken_model_of_your_own_is_refused(refused: Callable[..., str], tmp_path: Path, spec: str, complaint: str) -> None:
+def test_broken_own_model_is_refused(refused: Callable[..., str], tmp_path: Path, spec: str, complaint: str) -> None:
     (tmp_path / "model.py").write_text(GOOD)
     (tmp_path / "syntax.py").write_text("def good(:")
     assert complaint in refused("evaluate", "--model", spec, "--dataset", "digits", *FEW, "--json", "out.json")
 
 
-def test_broken_weights_of_your_own_are_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+def test_broken_own_weights_are_refused(refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(GOOD)
     path = tmp_path / "weights.pt"
     arguments = ("evaluate", "--model", "model.py:good", "--weights", path, "--dataset", "digits", *FEW)

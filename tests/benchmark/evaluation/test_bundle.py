@@ -397,7 +397,8 @@ def test_what_a_metric_may_say_of_images_that_are_wrong_when_clean(made: Made, v
     found = verify(made.file)
     assert found.passed
     assert any(
-        "of these count as right, since pgd20 classifies the attacked image alone" in line.detail for line in found.lines
+        "of these count as right, since pgd20 classifies the attacked image alone" in line.detail
+        for line in found.lines
     )
 
 

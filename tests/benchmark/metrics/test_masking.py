@@ -31,7 +31,9 @@ SETTINGS = {"images": 24, "restarts": 2, "corners": 10, "queries": 100, "draws":
 def protocol(protocol: Callable[..., Protocol]) -> Callable[..., Protocol]:
     """Make a protocol for the masking checks; fields of its settings can be replaced."""
 
-    def make(threat: str = "Linf:0.02", shard: int = 24, sweep: dict[str, Any] | None = None, **changed: Any) -> Protocol:
+    def make(
+        threat: str = "Linf:0.02", shard: int = 24, sweep: dict[str, Any] | None = None, **changed: Any
+    ) -> Protocol:
         metrics = {"pgd20": {}, "sweep": sweep or SWEEP, "masking": SETTINGS | changed}
         return protocol(threat=threat, shard=shard, metrics=metrics)
 
