@@ -18,7 +18,7 @@ app = typer.Typer(
     no_args_is_help=False,
 )
 for group in (listing, running, evaluating, showing, studying):
-    group.add_to(app)
+    app.add_typer(group.commands)
 app.add_typer(exporting.exports, name="export")
 
 # The base of typer's own usage errors, which lies in click or in typer's private copy of it, as the version has it.

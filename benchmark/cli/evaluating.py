@@ -24,13 +24,11 @@ from benchmark.cli.options import (
     grouped,
 )
 
-
-def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (evaluate, doctor, generate):
-        app.command()(grouped(command))
+commands = typer.Typer()
 
 
+@commands.command()
+@grouped
 def evaluate(
     model: Model,
     measuring: Measuring,
@@ -62,6 +60,8 @@ def evaluate(
     finish(failures)
 
 
+@commands.command()
+@grouped
 def doctor(
     model: Model,
     dataset: ModelDataset = None,
@@ -90,6 +90,7 @@ def doctor(
         raise typer.Exit(diagnosis.status)
 
 
+@commands.command()
 def generate(
     checkpoint: Annotated[Path, typer.Option(help="Weights file or run folder whose density is sampled.")],
     output: Annotated[Path, typer.Option(help="The .npz file to write; a picture and a record lie beside it.")],

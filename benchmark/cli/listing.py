@@ -11,11 +11,10 @@ from methods.errors import InputError, nearest
 KINDS = ("methods", "recipes", "datasets", "protocols", "metrics", "ablations", "paper", "scales")
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("list")(list_names)
+commands = typer.Typer()
 
 
+@commands.command("list")
 def list_names(kind: Annotated[str | None, typer.Argument(help=" | ".join(KINDS))] = None) -> None:
     """Show the methods, recipes, datasets, protocols, metrics, ablations, and what can be reproduced of the paper."""
     if kind is not None and kind not in KINDS:

@@ -12,12 +12,11 @@ from benchmark.cli.options import Leaderboards, Machine, Measuring, Training, fi
 Recipes = Annotated[str, typer.Option("--methods", help="Recipes, comma-separated (see: list recipes).")]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (run, train, ablate):
-        app.command()(grouped(command))
+commands = typer.Typer()
 
 
+@commands.command()
+@grouped
 def run(
     methods: Recipes,
     training: Training,
@@ -33,6 +32,8 @@ def run(
     finish(pipeline.run(plan, measuring.evaluation(engine, device), leaderboards))
 
 
+@commands.command()
+@grouped
 def train(methods: Recipes, training: Training, machine: Machine) -> None:
     """Train each recipe with each seed; finished runs are skipped, interrupted ones resume."""
     from benchmark.runs import pipeline
@@ -41,6 +42,8 @@ def train(methods: Recipes, training: Training, machine: Machine) -> None:
     finish(pipeline.train_all(training.plan(names(methods), device), engine))
 
 
+@commands.command()
+@grouped
 def ablate(
     name: Annotated[str, typer.Argument(help="An ablation (see: list ablations).")],
     training: Training,

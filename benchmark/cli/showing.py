@@ -9,13 +9,10 @@ import typer
 
 from benchmark.cli.options import Device, Leaderboards, Weights
 
-
-def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (leaderboard, report, compare, verify):
-        app.command()(command)
+commands = typer.Typer()
 
 
+@commands.command()
 def leaderboard(leaderboards: Leaderboards = Path("leaderboards")) -> None:
     """Rebuild every table from the entries alone."""
     from benchmark.leaderboard.tables import rebuild
@@ -24,6 +21,7 @@ def leaderboard(leaderboards: Leaderboards = Path("leaderboards")) -> None:
         typer.echo(path)
 
 
+@commands.command()
 def report(
     output: Annotated[Path, typer.Option(help="The page, one HTML file that needs no network.")] = Path("report.html"),
     figures: Annotated[
@@ -40,6 +38,7 @@ def report(
         typer.echo(path)
 
 
+@commands.command()
 def compare(
     a: Annotated[str, typer.Argument(help="An entry's file, or a row of a table: a recipe.")],
     b: Annotated[str, typer.Argument(help="Another one.")],
@@ -58,6 +57,7 @@ def compare(
         typer.echo(line)
 
 
+@commands.command()
 def verify(
     entries: Annotated[list[Path], typer.Argument(help="Entries, or folders of them.")],
     checkpoint: Weights = None,

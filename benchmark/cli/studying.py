@@ -27,30 +27,21 @@ from benchmark.cli.options import (
 from benchmark.engines import Engine
 from methods.errors import InputError
 
-
-def add_to(app: typer.Typer) -> None:
-    """Add the commands, and the old name of one of them."""
-    app.command()(grouped(reproduce))
-    app.command("masking-power")(masking_power)
-    app.command("court", hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
-        court
-    )
+commands = typer.Typer()
 
 
+@commands.command()
+@grouped
 def reproduce(
     target: Annotated[str, typer.Argument(help="A table or figure of the paper (see: list paper), all, or gap.")],
     machine: Machine,
+    model: Model,
     scale: Annotated[str | None, typer.Option(help="digits (the default), small or paper.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated; the scale's by default.")] = None,
     overrides: Settings = None,
     tables_only: Annotated[
         bool, typer.Option("--tables-only", help="Train nothing: show the entries there are.")
     ] = False,
-    checkpoint: Annotated[Path | None, typer.Option(help="For gap: a run folder or a weights file.")] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="FILE:FACTORY", help="For gap: a function that makes your own model.")
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="For gap: state dict for --model.")] = None,
     dataset: Annotated[str | None, typer.Option(help="For gap: data set; a checkpoint's own by default.")] = None,
     threat: Annotated[str | None, typer.Option(help="For gap: threat model of the standard protocol.")] = None,
     protocol: Annotated[
@@ -63,12 +54,12 @@ def reproduce(
 ) -> None:
     """Reproduce a table or figure of the paper beside what it reports, training and measuring what is missing.
 
-    `reproduce gap --checkpoint C` walks a checkpoint from the evaluator released with EB-JDAT to the standard protocol,
+    `reproduce gap --checkpoint C` walks a model from the evaluator released with EB-JDAT to the standard protocol,
     one difference at a time, and says what each contributes.
     """
     of_tables = {"--scale": scale, "--seeds": seeds, "--set": overrides, "--tables-only": tables_only or None}
-    of_gap = {"--checkpoint": checkpoint, "--model": model, "--weights": weights, "--dataset": dataset}
-    of_gap |= {"--threat": threat, "--protocol": protocol, "--limit": limit, "--which": which}
+    of_gap = {f"--{name.replace('_', '-')}": given for name, given in vars(model).items()}
+    of_gap |= {"--dataset": dataset, "--threat": threat, "--protocol": protocol, "--limit": limit, "--which": which}
     if target == "gap":
         _refuse_options(target, of_tables, of_gap)
         from benchmark.runs.evaluate import Question
@@ -77,7 +68,7 @@ def reproduce(
         engine, device = machine.started()
         kind = which or "best"
         found, written = gap.explain(
-            Model(checkpoint, model, weights).spec(kind),
+            model.spec(kind, threat),
             Question(dataset, threat, protocol),
             Measuring(limit=limit, which=kind).evaluation(engine, device),
             runs=runs,
@@ -114,6 +105,7 @@ def _refuse_options(target: str, others: Mapping[str, Any], own: Mapping[str, An
         raise InputError(f"{given[0]} is not for reproduce {target}, which takes {', '.join(own)}.")
 
 
+@commands.command("masking-power")
 def masking_power(
     dataset: DatasetName = "digits",
     threat: ThreatModel = None,
@@ -131,6 +123,7 @@ def masking_power(
     typer.echo(f"tables: {folder}")
 
 
+@commands.command("court", hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def court() -> None:
     """Say how the command is called now."""
     raise InputError('The command "court" is called "masking-power" now.')

@@ -25,10 +25,6 @@ class Selection:
     def check(self, protocol: Protocol, dataset: str) -> None:
         """Refuse a protocol for another data set, metrics that it does not define, and impossible numbers.
 
-        Args:
-            protocol: the one to measure under.
-            dataset: name of the data set, as ``--dataset`` takes it.
-
         Raises:
             InputError: the sentence says what does not fit.
         """

@@ -74,14 +74,6 @@ def evaluate_one(
 
     With a part, its shards are stored and there is no result: the same call without one assembles it.
 
-    Args:
-        model: the model.
-        question: on which images, under which protocol.
-        evaluation: which metrics, on which device, by which workers.
-        runs: the folder in which the store lies.
-        json_file: the file to write.
-        part: the shards to measure; None: all.
-
     Returns:
         A sentence for each metric that failed.
 

@@ -94,11 +94,7 @@ class EvaluationJob(Job):
     """The shards that are this job's; None: all."""
 
     def parts(self, images: int) -> list[EvaluationJob]:
-        """Return the jobs that share this one's shards, as many as keep the engine's workers busy, and this one last.
-
-        Args:
-            images: test images in the data set.
-        """
+        """Return the jobs that share this one's shards, of a data set of so many test images, and this one last."""
         engine, n = self.evaluation.engine, self.evaluation.selection.images(images)
         # Twice as many parts as workers: the last evaluation, too, leaves none of them idle for long.
         count = 1 if engine.alone else min(math.ceil(n / self.protocol.shard), 2 * engine.workers)
@@ -113,22 +109,17 @@ class EvaluationJob(Job):
         return [*cut, replace(self, after=self.after | {job.name for job in cut})]
 
     def shards(self, kept: dict[Any, Any], here: bool = True) -> list[Shards]:
-        """Return what each metric is to be given.
-
-        Args:
-            kept: what this process has loaded.
-            here: whether it is to be measured on this machine; if not, it need not have the device.
-        """
+        """Return what each metric is to be given; where it is not measured ``here``, this machine needs no device."""
         dataset, evaluation = self.data.load(kept), self.evaluation
         device = select_device(evaluation.device if here else "cpu")
-        surrogate = None if evaluation.surrogate is None else ModelSpec(evaluation.surrogate)
+        surrogate = evaluation.surrogate and ModelSpec(evaluation.surrogate).load(dataset, device, kept)
         return prepare(
             self.model.load(dataset, device, kept),
             dataset,
             self.protocol,
             evaluation.selection,
             store=Store(self.store),
-            surrogate=None if surrogate is None else surrogate.load(dataset, device, kept),
+            surrogate=surrogate,
         )
 
     def stored(self, kept: dict[Any, Any]) -> bool:
@@ -171,25 +162,14 @@ class EvaluationJob(Job):
 def evaluation_job(
     evaluation: Evaluation, model: ModelSpec, data: DataSpec, protocol: Protocol, runs: Path, title: str, **job: Any
 ) -> EvaluationJob:
-    """Return the job that measures a model whole.
-
-    Args:
-        evaluation: what is measured, and by which workers.
-        model: the model.
-        data: the data set.
-        protocol: under which.
-        runs: folder in which the store lies.
-        title: of the model, for people.
-        job: further fields of the job.
-    """
-    run = job.get("run", 0)
+    """Return the job that measures a model, called ``title``, whole; ``job`` has further fields of it."""
     return EvaluationJob(
         model=model,
         data=data,
         protocol=protocol,
         evaluation=evaluation,
         store=runs / "measurements",
-        name=(run, None),
+        name=(job.get("run", 0), None),
         title=f"evaluate {title}",
         kind="assembly",
         gpus=gpus(evaluation.device),

@@ -308,16 +308,9 @@ def explain(
 ) -> tuple[Gap, list[Path]]:
     """Walk one model from the evaluator released with EB-JDAT to the standard protocol of its data set.
 
-    Args:
-        model: a checkpoint, or your own model.
-        question: the data set, the threat model of the standard protocol, and as ``protocol`` the id of the released
-            evaluator's; by default the one of the checkpoint's method and host.
-        evaluation: on how many images, on which device, by which workers; the walk chooses the metrics.
-        runs: the folder in which the store lies.
-        folder: where the results are written.
-
-    Returns:
-        What each difference contributes, and the files written.
+    ``question`` names the threat model of the standard protocol, and as its ``protocol`` the released evaluator; by
+    default the one of the checkpoint's method and host. The walk chooses the metrics. What each difference contributes
+    is returned with the files that were written into ``folder``.
 
     Raises:
         InputError: anything named does not fit, or a measurement failed.
@@ -328,6 +321,7 @@ def explain(
     data, standard = replace(question, protocol=None).resolve(metadata)
     begin = protocols(standard, question.protocol or released_evaluator(metadata))
     evaluation.selection.check(standard, data.name)
+    model.check(data.name)
     dataset = data.load(kept)
     subject = model.load(dataset, device, kept)
 

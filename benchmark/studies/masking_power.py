@@ -56,16 +56,8 @@ def measure_power(
 ) -> tuple[Study, Path]:
     """Measure the power of the masking checks on the checkpoints whose weights lie beside the entries of a table.
 
-    Args:
-        dataset: name of the table's data set.
-        threat: the table's threat model; None: that of the data set's standard protocol.
-        leaderboards: the folder of entries.
-        runs: the folder in which the store lies.
-        device: where models run.
-        engine: whose workers share the cases; None: this process.
-
-    Returns:
-        What was found, and the folder that holds it, beside the entries.
+    Without a threat model the table is that of the data set's standard protocol. What was found is returned with the
+    folder that holds it, beside the entries.
 
     Raises:
         InputError: no such table, or none of its entries has its weights beside it.
@@ -203,13 +195,6 @@ def _checked(jobs: Sequence[Checking], engine: Engine) -> Iterable[Case | None]:
 
 def check(subject: Subject, dataset: Dataset, protocol: Protocol, store: Store, failure: Failure | None = None) -> Case:
     """Apply the masking checks to one model, with a failure planted in it, or as it is.
-
-    Args:
-        subject: the model; a copy of it is changed.
-        dataset: its first test images are used.
-        protocol: from :func:`protocol`.
-        store: keeps what is measured.
-        failure: what to plant.
 
     Raises:
         Unplantable: the failure cannot be planted in this model.
