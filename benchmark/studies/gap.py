@@ -264,9 +264,8 @@ def write(gap: Gap, folder: Path) -> list[Path]:
         InputError: a file cannot be written.
     """
     contents = Table(COLUMNS, _rows(gap))
-    record = folder / f"{gap.name}.json"
+    record, document, table, picture = files = [folder / f"{gap.name}.{end}" for end in ("json", "md", "csv", "png")]
     write_text(record, json.dumps(gap.model_dump(mode="json"), indent=2) + "\n")
-    table = folder / f"{gap.name}.csv"
     write_text(table, contents.csv())
     text = [
         f"# The gap: {gap.title}\n",
@@ -276,19 +275,11 @@ def write(gap: Gap, folder: Path) -> list[Path]:
         f"![contributions]({gap.name}.png)\n",
         contents.markdown(),
     ]
-    document = folder / f"{gap.name}.md"
     write_text(document, "\n".join(text) + "\n")
-    picture = folder / f"{gap.name}.png"
-    waterfall(
-        picture,
-        gap.title,
-        [
-            (_TITLES[each.accuracy], [(stop.change, stop.accuracy) for stop in each.stops])
-            for each in gap.walks
-            if len(each.stops) > 1
-        ],
-    )
-    return [record, document, table, picture]
+    walked = [each for each in gap.walks if len(each.stops) > 1]
+    falls = [(_TITLES[each.accuracy], [(stop.change, stop.accuracy) for stop in each.stops]) for each in walked]
+    waterfall(picture, gap.title, falls)
+    return files
 
 
 def released_evaluator(metadata: dict[str, Any]) -> str:
