@@ -19,6 +19,8 @@ import yaml
 from methods.errors import InputError, nearest
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The safe loader in C where PyYAML has it, which reads recipes several times as fast."""
 OPTIONS = {"recipe": "--methods", "dataset": "--dataset", "seed": "--seeds"}
 """Keys of an experiment that options of their own set."""
 
@@ -77,7 +79,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         InputError: the file is missing, is not YAML, or holds something else.
     """
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.load(path.read_text(encoding="utf-8"), LOADER)
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
