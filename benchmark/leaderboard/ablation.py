@@ -26,7 +26,7 @@ from benchmark.leaderboard.aggregate import (
     metric_columns,
     numbers,
 )
-from benchmark.leaderboard.figures.dot_plot import DotPlotRow, dot_plot
+from benchmark.leaderboard.figures.rows import DotPlotRow, dot_plot
 from benchmark.leaderboard.render import Table, card, legend, replace_files
 from benchmark.results import layout
 from benchmark.results.entry import Entry

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.leaderboard.aggregate import by_protocol, experiments, measured, numbers
-from benchmark.leaderboard.figures.cascade import Cascade, cascade
-from benchmark.leaderboard.figures.curves import Curve, curves
+from benchmark.leaderboard.figures.attacks import Cascade, Curve, cascade, curves
 from benchmark.leaderboard.figures.histograms import HistogramPanel, histograms
 from benchmark.leaderboard.figures.trade_off import Point, trade_off
 from benchmark.results.entry import Entry, Measurement

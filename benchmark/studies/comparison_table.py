@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmark.leaderboard import paper_figures, sample_grids
 from benchmark.leaderboard.aggregate import ABSENT, flagged
-from benchmark.leaderboard.figures.comparison import ComparedColumn, comparison
+from benchmark.leaderboard.figures.rows import ComparedColumn, comparison
 from benchmark.leaderboard.render import Table, latex_text, legend
 from benchmark.results.entry import Entry
 from benchmark.results.layout import ATTACKS, entry_path, picture_path

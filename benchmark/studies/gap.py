@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmark.leaderboard.figures.waterfall import waterfall
+from benchmark.leaderboard.figures.rows import waterfall
 from benchmark.leaderboard.render import Table
 from benchmark.models.spec import ModelSpec
 from benchmark.results.entry import Measurement, ProtocolInfo, unpack
@@ -279,14 +279,11 @@ def write(gap: Gap, folder: Path) -> list[Path]:
     document = folder / f"{gap.name}.md"
     write_text(document, "\n".join(text) + "\n")
     picture = folder / f"{gap.name}.png"
+    walks = [walk for walk in gap.walks if len(walk.stops) > 1]
     waterfall(
         picture,
         gap.title,
-        [
-            (_TITLES[each.accuracy], [(stop.change, stop.accuracy) for stop in each.stops])
-            for each in gap.walks
-            if len(each.stops) > 1
-        ],
+        [(_TITLES[walk.accuracy], [(stop.change, stop.accuracy) for stop in walk.stops]) for walk in walks],
     )
     return [record, document, table, picture]
 
