@@ -39,6 +39,7 @@ from benchmark.results import layout
 from benchmark.results.entry import Entry
 from benchmark.results.reported import FLAGS, quoted
 from benchmark.results.significance import places
+from methods.errors import InputError
 
 COLUMNS = (
     *(
@@ -146,13 +147,20 @@ def rebuild(leaderboards: Path) -> list[Path]:
 
 def read_tables(folder: Path, stem: str = "leaderboard") -> list[tuple[str, list[dict[str, str]]]]:
     """Return (title, rows by column) of each table that :func:`rebuild` wrote into a folder as ``<stem>*.csv``."""
-    tables: list[tuple[str, list[dict[str, str]]]] = []
-    for path in sorted(folder.glob(f"{stem}*.csv"), key=lambda path: (len(path.name), path.name)):
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        first = rows[0]
-        tables.append((f"{first['dataset']} at {first['threat']}, protocol {first['protocol']}", rows))
-    return tables
+    paths = sorted(folder.glob(f"{stem}*.csv"), key=lambda path: (len(path.name), path.name))
+    title = "{dataset} at {threat}, protocol {protocol}"
+    return [(title.format_map(rows[0]), rows) for rows in map(read_table, paths)]
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a table's file, by column."""
+    try:
+        with open(path, encoding="utf-8", newline="") as handle:
+            return list(csv.DictReader(handle))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"The table {path} cannot be read ({error}): build it by python -m benchmark leaderboard."
+        ) from error
 
 
 def _tables(entries: dict[Path, Entry]) -> dict[str, str]:
