@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from benchmark.leaderboard.aggregate import ABSENT, FAILED, by_protocol, measured, metric_columns, numbers, verdicts
+from benchmark.leaderboard.aggregate import (
+    ABSENT,
+    FAILED,
+    by_protocol,
+    done,
+    measured,
+    metric_columns,
+    numbers,
+    verdicts,
+)
 from benchmark.leaderboard.tables import read_table, standings
 from benchmark.results import significance
 from benchmark.results.entry import Entry, Measurement, ProtocolInfo
@@ -74,8 +83,7 @@ class BoardRow:
 
     def measurements(self, metric: str) -> list[Measurement]:
         """Return the row's measurements by a metric that did not fail."""
-        found = (run.measurements.get(metric) for run in self.runs)
-        return [measurement for measurement in found if measurement is not None and measurement.status == "done"]
+        return done(self.runs, metric)
 
     def pictures(self, leaderboards: Path) -> list[tuple[Entry, Path]]:
         """Return the pictures of generated images, by seed, relative to the leaderboards."""
