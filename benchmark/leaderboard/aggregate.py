@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmark.results import significance
 from benchmark.results.entry import Entry, Measurement, Value, unpack
-from benchmark.results.reported import Number, differences, quoted
+from benchmark.results.reported import Number, differences
 from benchmark.specs import registry
 from benchmark.specs.registry import Column
 from methods.errors import InputError
@@ -181,12 +181,6 @@ def _said(words: Sequence[str]) -> str:
         return ", ".join(dict.fromkeys(words))
     names = dict.fromkeys(name for text in suspected for name in text.split(", "))
     return f"suspect ({len(suspected)} of {len(words)} seeds): {', '.join(names)}"
-
-
-def quote(runs: Sequence[Entry], metric: str) -> str:
-    """Return the cell with the number that is quoted of a metric; ABSENT where none is."""
-    number = quoted(runs[0].recipe, runs[0].dataset, metric)
-    return f"{number.value:.2f}" if number else ABSENT
 
 
 def difference(runs: Sequence[Entry], number: Number | None) -> str:

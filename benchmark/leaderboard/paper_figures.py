@@ -97,12 +97,9 @@ def _trade_off(stem: Path, title: str, methods: Sequence[Method]) -> list[Path]:
     return trade_off(stem, title, shown, generation, low_is_good) if shown else []
 
 
-def _energies(stem: Path, title: str, methods: Sequence[Method]) -> list[Path]:
-    return energies(stem, f"{title}\noverlap: of clean and adversarial images", methods)
-
-
 def energies(stem: Path, title: str, methods: Sequence[Method]) -> list[Path]:
     """Draw the joint energies of the methods that have them; return the files, none where no method has."""
+    title += "\noverlap: of clean and adversarial images"
     panels = []
     for label, runs in methods:
         if series := landscapes(runs):
@@ -153,7 +150,7 @@ def _cascade(stem: Path, title: str, methods: Sequence[Method]) -> list[Path]:
 
 _FIGURES: dict[str, Callable[[Path, str, Sequence[Method]], list[Path]]] = {
     "tradeoff": _trade_off,
-    "energies": _energies,
+    "energies": energies,
     "eps": partial(_curves, "eps"),
     "steps": partial(_curves, "steps"),
     "cascade": _cascade,

@@ -30,7 +30,6 @@ from benchmark.leaderboard.aggregate import (
     measured,
     metric_columns,
     numbers,
-    quote,
     span,
     verdicts,
 )
@@ -278,11 +277,12 @@ def _letter(number: int) -> str:
 
 def _cells(runs: Sequence[Entry], columns: Sequence[str]) -> dict[str, str]:
     first = runs[0]
+    reported = {column: quoted(first.recipe, first.dataset, column) for column in QUOTED}
     return (
         {column: measured(runs, column) for column in columns}
         | {f"{column}_interval": interval(runs, column) for column in QUOTED}
         | described(runs)
         | {"method": first.recipe, "overrides": "; ".join(first.overrides) or ABSENT}
-        | {f"reported_{column}": quote(runs, column) for column in QUOTED}
-        | {f"difference_{column}": difference(runs, quoted(first.recipe, first.dataset, column)) for column in QUOTED}
+        | {f"reported_{column}": f"{number.value:.2f}" if number else ABSENT for column, number in reported.items()}
+        | {f"difference_{column}": difference(runs, number) for column, number in reported.items()}
     )

@@ -197,8 +197,8 @@ class Board:
     @cached_property
     def contenders(self) -> list[tuple[BoardRow, SeedScore]]:
         """The rows that can lead, best first: those on the most images that have the decisive column, and its score."""
-        most = max(((not row.partial, row.runs[0].data.n) for row in self.rows), default=None)
-        rows = [row for row in self.rows if (not row.partial, row.runs[0].data.n) == most]
+        sizes = [(not row.partial, row.runs[0].data.n) for row in self.rows]
+        rows = [row for row, size in zip(self.rows, sizes, strict=True) if size == max(sizes)]
         return [(row, score) for row in rows if (score := row.score(self.decisive)) is not None]
 
     def paired_difference(self, one: BoardRow, other: BoardRow) -> Difference | None:

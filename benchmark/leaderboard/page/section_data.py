@@ -41,23 +41,9 @@ class EmbeddedPicture:
     """What it shows, for those who do not see it."""
 
 
-@dataclass(frozen=True)
-class CheckCell:
-    """The outcome of a masking check on one row; of several seeds a failed one is shown."""
-
-    outcome: str
-    """One of passed, failed, n/a and not measured."""
-    meaning: str = ""
-    numbers: str = ""
-    """The measured number, then its bound."""
-    file: Path | None = None
-    """Path of the entry that is shown, relative to the leaderboards."""
-    seeds: str = ""
-    """How many of the seeds failed, where some passed."""
-
-
 def section_data(board: Board, leaderboards: Path) -> dict[str, Any]:
     """Return everything that the templates show of a board of leaderboards/, by name."""
+    unmeasured = [name for name in metric_columns() if name not in board.columns]
     return {
         "size": sentences.size(board),
         "leader": sentences.leader(board),
@@ -85,7 +71,8 @@ def section_data(board: Board, leaderboards: Path) -> dict[str, Any]:
             for run in row.runs
             for metric, found in run.measurements.items()
         },
-        **_column_meanings(board),
+        "column_meanings": {name: meaning for name, meaning in meanings().items() if name not in unmeasured},
+        "unmeasured_columns": unmeasured,
         "commands": _commands(board),
         "citation": sentences.citation(board),
     }
@@ -219,7 +206,12 @@ def _checks(board: Board) -> dict[str, Any]:
     return {"meanings": {name: about[name] for name in names}, "rows": rows}
 
 
-def _check(row: BoardRow, name: str) -> CheckCell:
+def _check(row: BoardRow, name: str) -> dict[str, Any]:
+    """Return the outcome of a masking check on a row: passed, failed, n/a or not measured.
+
+    Of several seeds a failed one is shown: ``numbers`` are the measured one and its bound, ``file`` is the path of its
+    entry, relative to the leaderboards, and ``seeds`` says how many failed, where some passed.
+    """
     found = [
         (check, file)
         for run, file in zip(row.runs, row.files, strict=True)
@@ -228,14 +220,15 @@ def _check(row: BoardRow, name: str) -> CheckCell:
         if check.name == name
     ]
     if not found:
-        return CheckCell("not measured")
+        return {"outcome": "not measured", "meaning": "", "numbers": ""}
     failed = [item for item in found if item[0].passed is False]
     check, file = (failed or found)[0]
     if check.passed is None:
-        return CheckCell("n/a", check.meaning)
+        return {"outcome": "n/a", "meaning": check.meaning, "numbers": ""}
     numbers = " vs ".join("?" if value is None else f"{value:.4g}" for value in (check.measured, check.bound))
     seeds = f"{len(failed)} of {len(found)} seeds" if 0 < len(failed) < len(found) else ""
-    return CheckCell("passed" if check.passed else "failed", check.meaning, numbers, file, seeds)
+    outcome = "passed" if check.passed else "failed"
+    return {"outcome": outcome, "meaning": check.meaning, "numbers": numbers, "file": file, "seeds": seeds}
 
 
 def _test_splits(board: Board) -> str:
@@ -243,13 +236,6 @@ def _test_splits(board: Board) -> str:
         f"{run.data.of:,} images, SHA-256 {run.data.digests.get('test')}" for row in board.rows for run in row.runs
     }
     return "; ".join(sorted(digests)) or "no entries"
-
-
-def _column_meanings(board: Board) -> dict[str, Any]:
-    """Return what the board's columns mean, and which columns of metrics it lacks."""
-    unmeasured = [name for name in metric_columns() if name not in board.columns]
-    about = {name: meaning for name, meaning in meanings().items() if name not in unmeasured}
-    return {"column_meanings": about, "unmeasured_columns": unmeasured}
 
 
 def _commands(board: Board) -> list[tuple[str, str]]:
