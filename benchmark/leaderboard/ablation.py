@@ -26,7 +26,7 @@ from benchmark.leaderboard.aggregate import (
     metric_columns,
     numbers,
 )
-from benchmark.leaderboard.figures.dot_plot import DotPlotRow, dot_plot
+from benchmark.leaderboard.figures.rows import DotPlotRow, dot_plot
 from benchmark.leaderboard.render import Table, card, legend, replace_files
 from benchmark.results import layout
 from benchmark.results.entry import Entry
@@ -109,16 +109,10 @@ def load(name: str) -> Ablation:
 
 def varied(ablation: Ablation, changes: Mapping[str, Any]) -> list[str]:
     """Return the keys among some changes that a row of the ablation sets itself."""
-    own = {key for row in ablation.rows for key in _keys(row.set)}
-    return sorted(key for key in _keys(changes) if any(_overlap(key, other) for other in own))
-
-
-def _keys(mapping: Mapping[str, Any]) -> list[str]:
-    return [text.partition("=")[0] for text in files.flat(mapping)]
-
-
-def _overlap(one: str, other: str) -> bool:
-    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+    # With a dot at its end, a key is the beginning of those below it, and of no other.
+    own = {f"{text.partition('=')[0]}." for row in ablation.rows for text in files.flat(row.set)}
+    keys = [f"{text.partition('=')[0]}." for text in files.flat(changes)]
+    return sorted(key[:-1] for key in keys if any(key.startswith(other) or other.startswith(key) for other in own))
 
 
 def rebuild(folder: Path) -> list[Path]:
@@ -140,7 +134,8 @@ def rebuild(folder: Path) -> list[Path]:
     contents = {name: _table(ablation, group) for name, group in tables.items()}
     texts = {name: content.csv() for name, content in contents.items()}
     first = next(iter(tables))
-    drawn = figure.is_file() and _text(folder / first) == texts[first]
+    before = (folder / first).read_text(encoding="utf-8") if (folder / first).is_file() else None
+    drawn = figure.is_file() and before == texts[first]
     for name, content in contents.items():
         texts[f"{Path(name).stem}.tex"] = content.latex() + "\n"
     texts["table.md"] = _document(ablation, folder.name, entries, tables, contents)
@@ -151,10 +146,6 @@ def rebuild(folder: Path) -> list[Path]:
     return written
 
 
-def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
 def _table(ablation: Ablation, group: dict[Path, Entry]) -> Table:
     columns = _columns(ablation, group)
     first = next(iter(group.values()))
@@ -162,11 +153,13 @@ def _table(ablation: Ablation, group: dict[Path, Entry]) -> Table:
     for row in ablation.rows:
         same = {"row": row.name, "dataset": first.dataset, "threat": first.threat, "protocol": first.protocol.id}
         same |= _reported(ablation, row)
-        for runs in _variants(row, group):
+        variants = _variants(row, group)
+        for runs in variants:
             cells = {column: measured(runs, column) for column in columns} | described(runs)
-            cells |= {column: _logged_gap(runs, epoch) for column, epoch in _EPOCHS.items()}
+            gaps = {column: _logged_gaps(runs, epoch) for column, epoch in _EPOCHS.items()}
+            cells |= {column: mean(found, LOGGED_GAP_DIGITS) if found else ABSENT for column, found in gaps.items()}
             rows.append(cells | same | {"overrides": "; ".join(_others(row, runs[0])) or ABSENT})
-        if not _variants(row, group):
+        if not variants:
             rows.append(dict.fromkeys(columns, ABSENT) | {"seeds": NOT_RUN} | same)
     return Table.of(rows, columns)
 
@@ -206,11 +199,6 @@ def _others(row: AblationRow, entry: Entry) -> list[str]:
 def _logged_gaps(runs: Sequence[Entry], epoch: str) -> list[float]:
     means = [(run.training.get(epoch) or {}).get(LOGGED_GAP) for run in runs]
     return [value for value in means if value is not None]
-
-
-def _logged_gap(runs: Sequence[Entry], epoch: str) -> str:
-    found = _logged_gaps(runs, epoch)
-    return mean(found, LOGGED_GAP_DIGITS) if found else ABSENT
 
 
 def _lines(ablation: Ablation, group: dict[Path, Entry]) -> list[DotPlotRow]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.results import significance
-from benchmark.results.entry import Entry, Value, unpack
-from benchmark.results.reported import Number, differences, quoted
+from benchmark.results.entry import Entry, Measurement, Value, unpack
+from benchmark.results.reported import Number, differences
 from benchmark.specs import registry
 from benchmark.specs.registry import Column
 from methods.errors import InputError
@@ -40,24 +40,21 @@ def by_protocol(entries: dict[Path, Entry], stem: str) -> dict[str, dict[Path, E
     groups: dict[tuple[str, str], dict[Path, Entry]] = defaultdict(dict)
     for path, entry in entries.items():
         groups[entry.protocol.id, entry.protocol.hash][path] = entry
+
+    def standing(key: tuple[str, str]) -> tuple[bool, list[tuple[int, str]], int, str]:
+        # Numbers count as such, so that v10 comes after v9.
+        parts = [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", key[0])]
+        return _is_standard(groups[key]), parts, len(groups[key]), key[1]
+
     files: dict[str, dict[Path, Entry]] = {}
-    for (identifier, digest), group in sorted(groups.items(), key=_standing, reverse=True):
-        main = not files and next(iter(group.values())).protocol.role == "standard"
-        files[f"{stem}.csv" if main else f"{stem}-{identifier}-{digest[:8]}.csv"] = group
+    for key in sorted(groups, key=standing, reverse=True):
+        main = not files and _is_standard(groups[key])
+        files[f"{stem}.csv" if main else f"{stem}-{key[0]}-{key[1][:8]}.csv"] = groups[key]
     return files
 
 
-def _standing(
-    item: tuple[tuple[str, str], dict[Path, Entry]],
-) -> tuple[bool, list[tuple[int, str]], int, str]:
-    (identifier, digest), group = item
-    standard = next(iter(group.values())).protocol.role == "standard"
-    return standard, _natural(identifier), len(group), digest
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    """Return a sorting key that puts v10 after v9."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]
+def _is_standard(group: dict[Path, Entry]) -> bool:
+    return next(iter(group.values())).protocol.role == "standard"
 
 
 def experiments(group: dict[Path, Entry]) -> list[list[Entry]]:
@@ -66,14 +63,13 @@ def experiments(group: dict[Path, Entry]) -> list[list[Entry]]:
     Raises:
         InputError: two entries are the same run; the sentence names both.
     """
-    found: dict[tuple[str, ...], dict[Path, Entry]] = defaultdict(dict)
+    found: dict[tuple[str, ...], dict[int | None, Path]] = defaultdict(dict)
     for path, entry in group.items():
-        found[identity(entry)][path] = entry
-    for seeds in found.values():
-        _refuse_doubles(seeds)
-    return [
-        sorted(seeds.values(), key=lambda entry: (entry.seed is not None, entry.seed or 0)) for seeds in found.values()
-    ]
+        first = found[identity(entry)].setdefault(entry.seed, path)
+        if first is not path:
+            raise InputError(f"The entries {first} and {path} are the same run twice; remove one.")
+    by_seed = [sorted(seeds.items(), key=lambda item: (item[0] is not None, item[0] or 0)) for seeds in found.values()]
+    return [[group[path] for _, path in seeds] for seeds in by_seed]
 
 
 def identity(entry: Entry) -> tuple[str, ...]:
@@ -81,14 +77,6 @@ def identity(entry: Entry) -> tuple[str, ...]:
     external = entry.subject.weights_digest if entry.subject.kind == "external" else ""
     which = entry.subject.which or ""
     return entry.recipe, entry.config_digest or "", which, f"{entry.data.n}/{entry.data.of}", external
-
-
-def _refuse_doubles(seeds: dict[Path, Entry]) -> None:
-    first: dict[int | None, Path] = {}
-    for path, entry in seeds.items():
-        if entry.seed in first:
-            raise InputError(f"The entries {first[entry.seed]} and {path} are the same run twice; remove one.")
-        first[entry.seed] = path
 
 
 def described(runs: Sequence[Entry]) -> dict[str, str]:
@@ -130,14 +118,12 @@ def restarts(runs: Sequence[Entry]) -> str:
 
 def collapsed_at(runs: Sequence[Entry]) -> str:
     """Return the epochs of all collapses by seed, such as ``s1: 3.2, 7.9; s2: 4.0``; ABSENT where there was none."""
-    by_seed = {run.seed: _collapses(run) for run in runs}
-    return "; ".join(f"s{seed}: {', '.join(epochs)}" for seed, epochs in by_seed.items() if epochs) or ABSENT
-
-
-def _collapses(run: Entry) -> list[str]:
-    events = list(run.training.get("interventions") or [])
-    last = run.training.get("collapse")
-    return [f"{event['epoch']:.1f}" for event in [*events, *([last] if last else [])]]
+    told = []
+    for run in runs:
+        events = [*(run.training.get("interventions") or []), run.training.get("collapse")]
+        if epochs := [f"{event['epoch']:.1f}" for event in events if event]:
+            told.append(f"s{run.seed}: {', '.join(epochs)}")
+    return "; ".join(told) or ABSENT
 
 
 @cache
@@ -157,6 +143,12 @@ def values(runs: Iterable[Entry], column: str) -> list[Value]:
         if measurement is not None:
             found.append(FAILED if measurement.status == "failed" else measurement.values.get(place.value))
     return found
+
+
+def done(runs: Iterable[Entry], metric: str) -> list[Measurement]:
+    """Return the runs' measurements by a metric that did not fail."""
+    found = (run.measurements.get(metric) for run in runs)
+    return [measurement for measurement in found if measurement is not None and measurement.status == "done"]
 
 
 def numbers(runs: Iterable[Entry], column: str) -> list[float]:
@@ -189,12 +181,6 @@ def _said(words: Sequence[str]) -> str:
         return ", ".join(dict.fromkeys(words))
     names = dict.fromkeys(name for text in suspected for name in text.split(", "))
     return f"suspect ({len(suspected)} of {len(words)} seeds): {', '.join(names)}"
-
-
-def quote(runs: Sequence[Entry], metric: str) -> str:
-    """Return the cell with the number that is quoted of a metric; ABSENT where none is."""
-    number = quoted(runs[0].recipe, runs[0].dataset, metric)
-    return f"{number.value:.2f}" if number else ABSENT
 
 
 def difference(runs: Sequence[Entry], number: Number | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,10 +71,12 @@ def compare(
 ) -> Comparison:
     """Compare two methods in every accuracy that both have, image by image.
 
+    Each is an entry's file, hence one checkpoint; or a row of a table with all of its seeds: a recipe's name, or parts
+    of its entries' file names where the table has several rows of it, such as "trades-a52141d1".
+
     Args:
-        a: an entry's file, hence one checkpoint; or a row of a table with all of its seeds: a recipe's name, or parts
-            of its entries' file names where the table has several rows of it, such as "trades-a52141d1".
-        b: the same.
+        a: one method.
+        b: the other.
         leaderboards: where the tables are.
         dataset: of the table, where both are in several.
         threat: of the table, such as "Linf:8/255".
@@ -86,11 +88,14 @@ def compare(
     files = {name: read_entry(Path(name)) for name in (a, b) if Path(name).suffix == ".json" or Path(name).is_file()}
     wanted = _Wanted(dataset, threat, protocol, None)
     for entry in files.values():
-        wanted = wanted.of(entry)
+        wanted = _Wanted(entry.dataset, entry.threat, entry.protocol.hash, entry.data.n)
     rows: dict[str, Sequence[Entry]] = {name: [entry] for name, entry in files.items()}
     if names := [name for name in dict.fromkeys((a, b)) if name not in files]:
         rows |= _rows(names, leaderboards, wanted)
-    labels = [_label(rows[name][0], name in files) for name in (a, b)]
+    labels = [
+        f"{first.recipe} (seed {first.seed})" if name in files and first.seed is not None else first.recipe
+        for name, first in ((name, rows[name][0]) for name in (a, b))
+    ]
     if labels[0] == labels[1]:
         labels = [Path(name).stem if name in files else name for name in (a, b)]
     _refuse(labels[0], rows[a], labels[1], rows[b])
@@ -138,21 +143,14 @@ class _Wanted:
     protocol: str | None
     n: int | None
 
-    def of(self, entry: Entry) -> _Wanted:
-        """Return the table of an entry."""
-        return _Wanted(entry.dataset, entry.threat, entry.protocol.hash, entry.data.n)
-
     def has(self, entry: Entry) -> bool:
         """Tell whether an entry is in such a table."""
+        protocol = entry.protocol
         return (
             (self.dataset is None or slug(self.dataset) == slug(entry.dataset))
             and (self.threat is None or NormBall.parse(self.threat) == NormBall.parse(entry.threat))
             and self.n in (None, entry.data.n)
-            and (
-                self.protocol is None
-                or self.protocol == entry.protocol.id
-                or entry.protocol.hash.startswith(self.protocol)
-            )
+            and (self.protocol in (None, protocol.id) or protocol.hash.startswith(self.protocol or ""))
         )
 
     def __str__(self) -> str:
@@ -216,10 +214,6 @@ def _only(name: str, rows: Sequence[Sequence[Entry]], folder: Path) -> Sequence[
     raise InputError(f'"{name}" may be several rows in {folder}: add parts of one\'s file names ({listed}).')
 
 
-def _label(entry: Entry, alone: bool) -> str:
-    return f"{entry.recipe} (seed {entry.seed})" if alone and entry.seed is not None else entry.recipe
-
-
 def _stem(entry: Entry) -> str:
     return entry_path(Path(), entry).stem
 
@@ -256,11 +250,8 @@ def _compared(name_a: str, a: Sequence[Entry], name_b: str, b: Sequence[Entry]) 
             notes.append(f"{column} is left out, because {lacking} has no outcomes per image of it.")
     if not outcomes:
         raise InputError(_incomparable({name_a: a, name_b: b}))
-    for name, runs, sides in (
-        (name_a, a, [outcome.a for outcome in outcomes]),
-        (name_b, b, [outcome.b for outcome in outcomes]),
-    ):
-        notes += _doubts(name, runs, [outcome.column for outcome in outcomes], sides)
+    notes += _doubts(name_a, a, {outcome.column: outcome.a for outcome in outcomes})
+    notes += _doubts(name_b, b, {outcome.column: outcome.b for outcome in outcomes})
     first = a[0]
     if first.partial:
         notes.append(f"Only the first {first.data.n} of {first.data.of} test images were measured.")
@@ -278,12 +269,12 @@ def _incomparable(rows: dict[str, Sequence[Entry]]) -> str:
     return f"{' and '.join(rows)} have no accuracy in common."
 
 
-def _doubts(name: str, runs: Sequence[Entry], columns: Sequence[str], sides: Sequence[Accuracy]) -> Iterator[str]:
+def _doubts(name: str, runs: Sequence[Entry], accuracies: Mapping[str, Accuracy]) -> Iterator[str]:
     masking = measured(runs, "masking")
     if masking.startswith("suspect"):
         yield f"Gradient masking of {name}: {masking}."
-    if single := [column for column, side in zip(columns, sides, strict=True) if side.seeds == 1]:
-        where = "" if len(single) == len(columns) else f" in {', '.join(single)}"
+    if single := [column for column, accuracy in accuracies.items() if accuracy.seeds == 1]:
+        where = "" if len(single) == len(accuracies) else f" in {', '.join(single)}"
         yield (
             f"{name} has a single seed{where}: how its trainings would differ is unknown, and neither in the intervals "
             "nor in the tests."

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmark.leaderboard.aggregate import by_protocol, experiments, measured, numbers
-from benchmark.leaderboard.figures.cascade import Cascade, cascade
-from benchmark.leaderboard.figures.curves import Curve, curves
+from benchmark.leaderboard.aggregate import by_protocol, done, measured, numbers
+from benchmark.leaderboard.figures.attacks import Cascade, Curve, cascade, curves
 from benchmark.leaderboard.figures.histograms import HistogramPanel, histograms
 from benchmark.leaderboard.figures.trade_off import Point, trade_off
-from benchmark.results.entry import Entry, Measurement
+from benchmark.leaderboard.tables import ranked
+from benchmark.results.entry import Entry
 from benchmark.results.layout import folder_name, read_entries, table_folders
 from methods.primitives.norm_ball import NormBall
 
-_RANKED_BY = ("autoattack", "pgd20", "clean")
 _GENERATION = {
     "fid": ("FID (lower is better)", True),
     "fid_ref": ("Fréchet distance in the reference network (lower is better)", True),
@@ -67,8 +67,7 @@ def write_figures(leaderboards: Path, folder: Path) -> list[Path]:
 def _methods(group: dict[Path, Entry]) -> list[Method]:
     """Return the methods on the most images, the better ones first; a recipe that stands twice is told apart."""
     most = max(entry.data.n for entry in group.values())
-    found = [runs for runs in experiments(group) if runs[0].data.n == most]
-    found.sort(key=lambda runs: ([-_mean(numbers(runs, column)) for column in _RANKED_BY], runs[0].recipe))
+    found = [runs for runs in ranked(group) if runs[0].data.n == most]
     recipes = [runs[0].recipe for runs in found]
     return [(_label(runs[0], recipes.count(runs[0].recipe) > 1), runs) for runs in found]
 
@@ -76,10 +75,6 @@ def _methods(group: dict[Path, Entry]) -> list[Method]:
 def _label(entry: Entry, several: bool) -> str:
     marks = [(entry.config_digest or entry.subject.weights_digest)[:4], entry.subject.which]
     return f"{entry.recipe} ({', '.join(filter(None, marks))})" if several else entry.recipe
-
-
-def _mean(found: Sequence[float]) -> float:
-    return statistics.fmean(found) if found else -1.0
 
 
 def _trade_off(stem: Path, title: str, methods: Sequence[Method]) -> list[Path]:
@@ -91,21 +86,20 @@ def _trade_off(stem: Path, title: str, methods: Sequence[Method]) -> list[Path]:
         if (clean := numbers(runs, "clean")) and (robust := numbers(runs, "autoattack"))
     ]
     # What is no classifier would squeeze all others into a corner.
-    best = max((_mean(point.clean) for point in points), default=0.0)
-    shown = [point for point in points if _mean(point.clean) >= best / 2]
-    hidden = ", ".join(f"{point.label} ({_mean(point.clean):.0f} %)" for point in points if point not in shown)
+    best = max((statistics.fmean(point.clean) for point in points), default=0.0)
+    shown = [point for point in points if statistics.fmean(point.clean) >= best / 2]
+    hidden = ", ".join(
+        f"{point.label} ({statistics.fmean(point.clean):.0f} %)" for point in points if point not in shown
+    )
     title += "\ndashed: frontier of the means"
     if hidden:
         title += f"; not shown, because of their clean accuracy: {hidden}"
     return trade_off(stem, title, shown, generation, low_is_good) if shown else []
 
 
-def _energies(stem: Path, title: str, methods: Sequence[Method]) -> list[Path]:
-    return energies(stem, f"{title}\noverlap: of clean and adversarial images", methods)
-
-
 def energies(stem: Path, title: str, methods: Sequence[Method]) -> list[Path]:
     """Draw the joint energies of the methods that have them; return the files, none where no method has."""
+    title += "\noverlap: of clean and adversarial images"
     panels = []
     for label, runs in methods:
         if series := landscapes(runs):
@@ -115,7 +109,7 @@ def energies(stem: Path, title: str, methods: Sequence[Method]) -> list[Path]:
 
 def landscapes(runs: Sequence[Entry]) -> list[dict[str, list[Any]]]:
     """Return the histograms of the seeds whose energies were measured, those of generated images among them."""
-    return [found.series for found in _done(runs, "landscape") if None not in found.series.get("generated", [None])]
+    return [found.series for found in done(runs, "landscape") if None not in found.series.get("generated", [None])]
 
 
 def panel(label: str, series: Sequence[dict[str, list[Any]]]) -> HistogramPanel:
@@ -131,41 +125,33 @@ def panel(label: str, series: Sequence[dict[str, list[Any]]]) -> HistogramPanel:
     return HistogramPanel(label, edges.tolist(), shares)
 
 
-def _curves(sweep: str) -> Callable[[Path, str, Sequence[Method]], list[Path]]:
-    def draw(stem: Path, title: str, methods: Sequence[Method]) -> list[Path]:
-        lines = []
-        for label, runs in methods:
-            series: list[dict[str, list[Any]]] = [found.series for found in _done(runs, "sweep") if found.series]
-            if series:
-                lines.append(Curve(label, series[0][sweep], [found[f"{sweep}_accuracy"] for found in series]))
-        if not lines:
-            return []
-        if sweep == "eps":
-            return curves(stem, title, lines, _SWEEPS[sweep], NormBall.parse(methods[0][1][0].threat).radius)
-        return curves(stem, title, lines, _SWEEPS[sweep], logarithmic=True, apart=1)
-
-    return draw
+def _curves(sweep: str, stem: Path, title: str, methods: Sequence[Method]) -> list[Path]:
+    lines = []
+    for label, runs in methods:
+        series: list[dict[str, list[Any]]] = [found.series for found in done(runs, "sweep") if found.series]
+        if series:
+            lines.append(Curve(label, series[0][sweep], [found[f"{sweep}_accuracy"] for found in series]))
+    if not lines:
+        return []
+    if sweep == "eps":
+        return curves(stem, title, lines, _SWEEPS[sweep], NormBall.parse(methods[0][1][0].threat).radius)
+    return curves(stem, title, lines, _SWEEPS[sweep], logarithmic=True, apart=1)
 
 
 def _cascade(stem: Path, title: str, methods: Sequence[Method]) -> list[Path]:
     bars = []
     for label, runs in methods:
-        found: list[dict[str, Any]] = [found.values for found in _done(runs, "autoattack")]
+        found: list[dict[str, Any]] = [found.values for found in done(runs, "autoattack")]
         left = [[values[name] for name in _LEFT] for values in found if values.keys() >= set(_LEFT)]
         if left:
             bars.append(Cascade(label, np.diff([[0, *seed, 100] for seed in left]).tolist(), numbers(runs, "pgd20")))
     return cascade(stem, title, bars) if bars else []
 
 
-def _done(runs: Sequence[Entry], metric: str) -> list[Measurement]:
-    found = [run.measurements[metric] for run in runs if metric in run.measurements]
-    return [measurement for measurement in found if measurement.status == "done"]
-
-
 _FIGURES: dict[str, Callable[[Path, str, Sequence[Method]], list[Path]]] = {
     "tradeoff": _trade_off,
-    "energies": _energies,
-    "eps": _curves("eps"),
-    "steps": _curves("steps"),
+    "energies": energies,
+    "eps": partial(_curves, "eps"),
+    "steps": partial(_curves, "steps"),
     "cascade": _cascade,
 }

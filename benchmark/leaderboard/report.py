@@ -10,14 +10,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from benchmark.leaderboard.page.reading import read_boards
+from benchmark.leaderboard.page.board import read_boards
 from benchmark.leaderboard.page.script_data import script_data
 from benchmark.leaderboard.page.section_data import section_data
 from methods.errors import InputError
@@ -26,14 +25,14 @@ from methods.files import write_text
 _PAGE = "benchmark.leaderboard.page"
 """The package of the templates, style and scripts."""
 _SCRIPTS = tuple(f"{name}.js" for name in ("elements", "plots", "tradeoff", "attacks", "curves", "details", "page"))
+_TEMPLATES = Environment(
+    loader=PackageLoader(_PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+"""The templates: what they are given is escaped, and what they are not given is an error."""
 
 
 def write_report(leaderboards: Path, output: Path) -> Path:
-    """Write the page of all tables, and return its path.
-
-    Args:
-        leaderboards: the folder of entries, tables and pictures.
-        output: the HTML file.
+    """Write the page of all tables of leaderboards/ as one HTML file, and return its path.
 
     Raises:
         InputError: there are no entries, one is malformed, or the file cannot be written.
@@ -49,8 +48,7 @@ def write_report(leaderboards: Path, output: Path) -> Path:
     files = resources.files(_PAGE)
     style, *scripts = ((files / name).read_text(encoding="utf-8") for name in ("page.css", *_SCRIPTS))
     script = "\n".join(["(() => {", '"use strict";', *scripts, "})();"])
-    page = _templates().get_template("page.html")
-    text = page.render(
+    text = _TEMPLATES.get_template("page.html").render(
         style=style,
         script=script,
         policy=_policy(style, script),
@@ -60,14 +58,6 @@ def write_report(leaderboards: Path, output: Path) -> Path:
     )
     write_text(output, text)
     return output
-
-
-@cache
-def _templates() -> Environment:
-    """Return the templates: what they are given is escaped, and what they are not given is an error."""
-    return Environment(
-        loader=PackageLoader(_PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
 
 
 def _policy(style: str, script: str) -> str:

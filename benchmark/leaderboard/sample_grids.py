@@ -22,15 +22,9 @@ _TITLES = {
     "buffer": "replay buffer",
 }
 _ROWS, _COLUMNS = 10, 10
-_CELL = 32
-"""Pixels that a cell has at least."""
-_GAP = 2
-_BETWEEN = 24
-"""Pixels between two panels."""
-_HEAD, _MARGIN, _DPI = 64, 16, 100
-_LABEL = 30
-"""Pixels over a figure in a stack of them."""
-_GREY, _WHITE = 128, 255
+_CELL, _GAP, _BETWEEN, _HEAD, _MARGIN, _LABEL = 32, 2, 24, 64, 16, 30
+"""Pixels: smallest cell, between cells, between panels, above panels, around all, over a figure in a stack of them."""
+_DPI, _GREY, _WHITE = 100, 128, 255
 
 Samples = tuple[np.ndarray, np.ndarray]
 """Images, uint8 [N,C,H,W], and their classes [N]."""
@@ -87,13 +81,9 @@ def write_panels(path: Path, title: str, panels: Mapping[str, Samples], classes:
 
 
 def stack(path: Path, pictures: Mapping[str, Path]) -> None:
-    """Write the figures of several entries as one PNG, one below the other, each under its label.
+    """Write the figures of entries, at least one, as one PNG: one below the other, each under its label.
 
     Pixels are whole; the palette is as in :func:`write_panels`.
-
-    Args:
-        path: the file; written atomically.
-        pictures: label -> the figure of an entry; at least one.
 
     Raises:
         InputError: a figure cannot be read, or the file cannot be written.

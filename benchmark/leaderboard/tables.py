@@ -30,7 +30,6 @@ from benchmark.leaderboard.aggregate import (
     measured,
     metric_columns,
     numbers,
-    quote,
     span,
     verdicts,
 )
@@ -39,26 +38,18 @@ from benchmark.results import layout
 from benchmark.results.entry import Entry
 from benchmark.results.reported import FLAGS, quoted
 from benchmark.results.significance import places
+from methods.errors import InputError
 
-COLUMNS = (
-    *(
-        "rank",
-        "method",
-        "dataset",
-        "threat",
-        "seeds",
-        "clean",
-        "pgd20",
-        "autoattack",
-        "fid",
-        "inception_score",
-    ),
-    *("generation_agreement", "generation_agreement_start"),
-    *("energy_gap_mean", "energy_gap_std", "masking"),
-    *("reported_clean", "reported_pgd20", "reported_autoattack"),
-    *("difference_clean", "difference_pgd20", "difference_autoattack", "protocol"),
+_SETTINGS = (
     *("architecture", "n", "partial", "restarts", "collapsed_at"),
     *("config_digest", "overrides", "budget", "selection", "flags"),
+)
+COLUMNS = (
+    *("rank", "method", "dataset", "threat", "seeds", "clean", "pgd20", "autoattack", "fid", "inception_score"),
+    *("generation_agreement", "generation_agreement_start", "energy_gap_mean", "energy_gap_std", "masking"),
+    *("reported_clean", "reported_pgd20", "reported_autoattack"),
+    *("difference_clean", "difference_pgd20", "difference_autoattack", "protocol"),
+    *_SETTINGS,
     *("rank_interval", "tie", "clean_interval", "pgd20_interval", "autoattack_interval"),
     *("kid", "fid_ref", "energy_overlap", "eot_pgd", "transfer"),
 )
@@ -70,8 +61,6 @@ SHOWN = (
 """Columns that fit a terminal."""
 _REPLACED = ("leaderboard.md", *(f"leaderboard{rest}.{kind}" for rest in ("", "-*") for kind in ("csv", "tex")))
 _RANKED_BY = ("autoattack", "pgd20", "clean")
-_INTERVALS = {f"{column}_interval": column for column in ("clean", "pgd20", "autoattack")}
-
 _MAIN = (
     *("rank", "rank_interval", "tie", "method", "seeds", "clean", "pgd20", "autoattack"),
     *("fid", "fid_ref", "energy_gap_mean", "masking", "partial"),
@@ -83,13 +72,7 @@ _GENERATION = (
 QUOTED = ("clean", "pgd20", "autoattack")
 """Columns with a quoted number beside them."""
 _REPORTED = tuple(f"{kind}_{column}" for column in QUOTED for kind in ("reported", "difference"))
-_SETTINGS = (
-    *("architecture", "n", "partial", "restarts", "collapsed_at"),
-    *("config_digest", "overrides", "budget", "selection", "flags"),
-)
 _BESIDE = "Reported beside reproduced"
-_HEADING = ("dataset", "threat", "protocol")
-"""Columns that are the same in all rows, and are said above the table."""
 _PAPER = {
     "method": "Method",
     "clean": "Clean (%)",
@@ -146,13 +129,20 @@ def rebuild(leaderboards: Path) -> list[Path]:
 
 def read_tables(folder: Path, stem: str = "leaderboard") -> list[tuple[str, list[dict[str, str]]]]:
     """Return (title, rows by column) of each table that :func:`rebuild` wrote into a folder as ``<stem>*.csv``."""
-    tables: list[tuple[str, list[dict[str, str]]]] = []
-    for path in sorted(folder.glob(f"{stem}*.csv"), key=lambda path: (len(path.name), path.name)):
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        first = rows[0]
-        tables.append((f"{first['dataset']} at {first['threat']}, protocol {first['protocol']}", rows))
-    return tables
+    paths = sorted(folder.glob(f"{stem}*.csv"), key=lambda path: (len(path.name), path.name))
+    title = "{dataset} at {threat}, protocol {protocol}"
+    return [(title.format_map(rows[0]), rows) for rows in map(read_table, paths)]
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a table's file, by column."""
+    try:
+        with open(path, encoding="utf-8", newline="") as handle:
+            return list(csv.DictReader(handle))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"The table {path} cannot be read ({error}): build it by python -m benchmark leaderboard."
+        ) from error
 
 
 def _tables(entries: dict[Path, Entry]) -> dict[str, str]:
@@ -183,7 +173,7 @@ def _further(group: dict[Path, Entry]) -> list[str]:
 
 def _section(group: dict[Path, Entry], file: str, table: Table) -> str:
     """Return a protocol's part of leaderboard.md: the table to look at first, and the rest by subject."""
-    named = {*_MAIN, *_GENERATION, *_REPORTED, *_SETTINGS, *_HEADING}
+    named = {*_MAIN, *_GENERATION, *_REPORTED, *_SETTINGS, "dataset", "threat", "protocol"}
     parts = {
         "": _MAIN,
         "Intervals and further attacks": [column for column in table.columns if column not in named],
@@ -244,34 +234,40 @@ def _paper(group: dict[Path, Entry], table: Table) -> str:
     return f"{comment}{table.only(kept, _PAPER).latex()}\n"
 
 
+def ranked(group: dict[Path, Entry]) -> list[list[Entry]]:
+    """Return the entries of each row of a table, best first: whole test splits, larger parts, then better numbers."""
+
+    def merit(runs: Sequence[Entry]) -> tuple[Any, ...]:
+        scores = [numbers(runs, column) for column in _RANKED_BY]
+        means = [-statistics.fmean(found) if found else 1.0 for found in scores]
+        return runs[0].partial, -runs[0].data.n, means, identity(runs[0])
+
+    return sorted(experiments(group), key=merit)
+
+
 def standings(group: dict[Path, Entry]) -> list[tuple[list[Entry], dict[str, str]]]:
     """Return the rows of a table, best first: the entries of each, and its ``rank``, ``rank_interval`` and ``tie``."""
-    table = sorted(experiments(group), key=lambda runs: (_merit(runs), identity(runs[0])))
-    return list(zip(table, _standings(table), strict=True))
-
-
-def _standings(table: Sequence[Sequence[Entry]]) -> list[dict[str, str]]:
-    """Return rank, its interval and tie letters of the rows of a table, which are in order."""
+    table = ranked(group)
     ranks: dict[int, int] = defaultdict(int)
-    standings: list[dict[str, str]] = []
+    placed: list[dict[str, str]] = []
     families: dict[tuple[object, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
     for runs in table:
         ranks[runs[0].data.n] += 1
         column = next((column for column in _RANKED_BY if numbers(runs, column)), "")
         if (found := verdicts(runs, column)) is not None:
             images = frozenset(run.data.digests.get("test") for run in runs)
-            families[column, found.shape[1], images].append((len(standings), found))
-        standings.append({"rank": str(ranks[runs[0].data.n]), "rank_interval": ABSENT, "tie": ABSENT})
+            families[column, found.shape[1], images].append((len(placed), found))
+        placed.append({"rank": str(ranks[runs[0].data.n]), "rank_interval": ABSENT, "tie": ABSENT})
     letters = 0
     for family in families.values():
         # Rows without outcomes per image, and those that another column ranks, keep their ranks.
-        own = [standings[row]["rank"] for row, _ in family]
+        own = [placed[row]["rank"] for row, _ in family]
         tied = places([found for _, found in family])
         for (row, _), place in zip(family, tied, strict=True):
-            standings[row]["rank_interval"] = span(own[place.low - 1], own[place.high - 1])
-            standings[row]["tie"] = "".join(_letter(letters + group) for group in place.ties)
+            placed[row]["rank_interval"] = span(own[place.low - 1], own[place.high - 1])
+            placed[row]["tie"] = "".join(_letter(letters + group) for group in place.ties)
         letters += 1 + max(group for place in tied for group in place.ties)
-    return standings
+    return list(zip(table, placed, strict=True))
 
 
 def _letter(number: int) -> str:
@@ -279,22 +275,14 @@ def _letter(number: int) -> str:
     return f"{ascii_lowercase[number % 26]}{number // 26 or ''}"
 
 
-def _merit(runs: Sequence[Entry]) -> tuple[Any, ...]:
-    """Return a sorting key: whole test splits first, larger parts before smaller, then the better numbers."""
-    scores = [numbers(runs, column) for column in _RANKED_BY]
-    return runs[0].partial, -runs[0].data.n, [-statistics.fmean(found) if found else 1.0 for found in scores]
-
-
 def _cells(runs: Sequence[Entry], columns: Sequence[str]) -> dict[str, str]:
     first = runs[0]
+    reported = {column: quoted(first.recipe, first.dataset, column) for column in QUOTED}
     return (
         {column: measured(runs, column) for column in columns}
-        | {name: interval(runs, column) for name, column in _INTERVALS.items()}
+        | {f"{column}_interval": interval(runs, column) for column in QUOTED}
         | described(runs)
-        | {
-            "method": first.recipe,
-            "overrides": "; ".join(first.overrides) or ABSENT,
-        }
-        | {f"reported_{column}": quote(runs, column) for column in QUOTED}
-        | {f"difference_{column}": difference(runs, quoted(first.recipe, first.dataset, column)) for column in QUOTED}
+        | {"method": first.recipe, "overrides": "; ".join(first.overrides) or ABSENT}
+        | {f"reported_{column}": f"{number.value:.2f}" if number else ABSENT for column, number in reported.items()}
+        | {f"difference_{column}": difference(runs, number) for column, number in reported.items()}
     )

@@ -131,8 +131,9 @@ class Entry(Strict):
     """SHA-256 of the bundle with which `verify` checks the entry."""
 
     def text(self) -> str:
-        """Return the content of the entry's file."""
-        return _on_one_line(self.model_dump_json(indent=2)) + "\n"
+        """Return the content of the entry's file: each list of numbers on one line, not a line for each."""
+        numbers = r'\[\n\s+([^\[\]{}"]+?)\n\s+\]'
+        return re.sub(numbers, lambda found: f"[{' '.join(found[1].split())}]", self.model_dump_json(indent=2)) + "\n"
 
 
 def pack(correct: np.ndarray) -> str:
@@ -153,11 +154,6 @@ def unpack(text: str, n: int) -> np.ndarray:
     if len(packed) != -(-n // 8):
         raise InputError(f"The verdicts hold {len(packed)} bytes, which are not those of {n} images.")
     return np.unpackbits(packed, count=n).astype(bool)
-
-
-def _on_one_line(text: str) -> str:
-    """Return indented JSON with each list of numbers on one line: curves would take a line a point."""
-    return re.sub(r'\[\n\s+([^\[\]{}"]+?)\n\s+\]', lambda found: "[" + " ".join(found[1].split()) + "]", text)
 
 
 def read_entry(path: Path) -> Entry:

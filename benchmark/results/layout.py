@@ -121,11 +121,8 @@ def read_entries(folder: Path) -> dict[Path, Entry]:
 
 def drop_pictures(folder: Path, entries: Mapping[Path, Entry]) -> None:
     """Delete the pictures in a table's folder whose entry is gone, or has measured no generated images."""
-    generated = [
-        path
-        for path, entry in entries.items()
-        if (found := entry.measurements.get("generation")) is not None and found.status == "done"
-    ]
+    found = {path: entry.measurements.get("generation") for path, entry in entries.items()}
+    generated = [path for path, measurement in found.items() if measurement and measurement.status == "done"]
     _keep(map(picture_path, generated), (folder / PICTURES).glob("*.png"))
 
 

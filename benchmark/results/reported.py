@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -135,6 +136,10 @@ def differences(number: Number, entry: Entry) -> tuple[str, ...]:
     Nothing is returned only where data, network, budget, settings and evaluation are the same as far as both records
     go. What a metric does not depend on sets nothing apart: no eps for clean images.
     """
+    own = _STANDARD if entry.protocol.role == "standard" else entry.protocol.id
+    kinds = _KINDS.get(number.protocol), _KINDS.get(own)
+    known, same = None not in kinds, kinds[0] == kinds[1]
+    attacked, images = number.metric not in _UNATTACKED, number.metric in _IMAGES
     found = {
         "data": number.dataset != entry.dataset,
         "architecture": number.architecture.lower() != re.sub("^(jem|swish)-", "", entry.subject.architecture),
@@ -144,16 +149,6 @@ def differences(number: Number, entry: Entry) -> tuple[str, ...]:
         or recipes.plain(entry.recipe) != entry.recipe,
         "variant": bool(number.row) and (entry.ablation is None or entry.ablation.row != number.row),
         "part": entry.partial,
-    } | _evaluation(number, entry)
-    return tuple(flag for flag in FLAGS if found.get(flag))
-
-
-def _evaluation(number: Number, entry: Entry) -> dict[str, bool]:
-    own = _STANDARD if entry.protocol.role == "standard" else entry.protocol.id
-    kinds = _KINDS.get(number.protocol), _KINDS.get(own)
-    known, same = None not in kinds, kinds[0] == kinds[1]
-    attacked, images = number.metric not in _UNATTACKED, number.metric in _IMAGES
-    return {
         "eps": attacked and (not number.threat or NormBall.parse(number.threat) != NormBall.parse(entry.threat)),
         "attack": attacked and known and not same,
         "noise": not images and known and (number.protocol in _NOISY) != (own in _NOISY),
@@ -161,6 +156,7 @@ def _evaluation(number: Number, entry: Entry) -> dict[str, bool]:
         "evaluator": not known,
         "inferred": known and same and own != _STANDARD,
     }
+    return tuple(flag for flag in FLAGS if found[flag])
 
 
 @cache
@@ -182,7 +178,10 @@ def _read(path: Path) -> tuple[Number, ...]:
     for line, cells in lines[1:]:
         if len(cells) != len(head):
             raise InputError(f"{path}, line {line}: {len(cells)} cells under {len(head)} columns.")
-        number = checked(Number, _row(dict(zip(head, cells, strict=True))), f"{path}, line {line}")
+        row: dict[str, Any] = dict(zip(head, cells, strict=True))
+        with suppress(ValueError):  # the check below says what is wrong
+            row["value"] = float(row["value"])
+        number = checked(Number, row, f"{path}, line {line}")
         key = (number.origin, number.row, number.recipe, number.dataset, number.metric)
         if key in found:
             raise InputError(
@@ -190,10 +189,3 @@ def _read(path: Path) -> tuple[Number, ...]:
             )
         found[key] = number
     return tuple(found.values())
-
-
-def _row(cells: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return cells | {"value": float(cells["value"])}
-    except ValueError:
-        return cells

@@ -73,7 +73,7 @@ def _curves(lines: list[Line]) -> dict[str, list[float | None]]:
         spans.setdefault((line["step"] - 1) * POINTS // last, []).append({**line, **validation})
     means = [_means(span) | {"epoch": statistics.fmean(line["epoch"] for line in span)} for span in spans.values()]
     names = ("epoch", *(name for name in _CURVES if any(name in mean for mean in means)))
-    return {name: [_rounded(mean.get(name)) for mean in means] for name in names}
+    return {name: [float(f"{mean[name]:.{_DIGITS}g}") if name in mean else None for mean in means] for name in names}
 
 
 def _means(lines: list[Line]) -> dict[str, float]:
@@ -90,7 +90,3 @@ def _means(lines: list[Line]) -> dict[str, float]:
 
 def _finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.{_DIGITS}g}")

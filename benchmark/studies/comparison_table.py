@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmark.leaderboard import paper_figures, sample_grids
 from benchmark.leaderboard.aggregate import ABSENT, flagged
-from benchmark.leaderboard.figures.comparison import ComparedColumn, comparison
+from benchmark.leaderboard.figures.rows import ComparedColumn, comparison
 from benchmark.leaderboard.render import Table, latex_text, legend
 from benchmark.results.entry import Entry
 from benchmark.results.layout import ATTACKS, entry_path, picture_path
@@ -25,7 +25,6 @@ from benchmark.studies.targets import Scale, Target, TargetColumn
 from methods.files import write_text
 
 _NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
-_ENDINGS = ("md", "csv", "tex")
 
 
 @dataclass(frozen=True)
@@ -46,13 +45,13 @@ def write(stem: Path, target: Target, rows: Sequence[RowResult], about: About) -
     """
     drawn = _DRAW[target.kind](stem, target, rows, about)
     texts = {
-        "md": _document(stem, target, rows, about, drawn),
-        "csv": _histograms(rows) if target.kind == "energies" else _csv(target, rows),
-        "tex": _latex(stem, target, rows, about, drawn),
+        stem.with_name(f"{stem.name}.md"): _document(stem, target, rows, about, drawn),
+        stem.with_name(f"{stem.name}.csv"): _histograms(rows) if target.kind == "energies" else _csv(target, rows),
+        stem.with_name(f"{stem.name}.tex"): _latex(stem, target, rows, about, drawn),
     }
-    for ending, text in texts.items():
-        write_text(stem.with_name(f"{stem.name}.{ending}"), text)
-    return [*(stem.with_name(f"{stem.name}.{ending}") for ending in _ENDINGS), *drawn]
+    for path, text in texts.items():
+        write_text(path, text)
+    return [*texts, *drawn]
 
 
 def _csv(target: Target, rows: Sequence[RowResult]) -> str:
@@ -107,10 +106,8 @@ def _histograms(rows: Sequence[RowResult]) -> str:
 def _headings(target: Target, about: About) -> list[tuple[str, TargetColumn, str]]:
     """Return what stands over each column of numbers: title, column, and which side of it."""
     found: list[tuple[str, TargetColumn, str]] = []
-    quoted: set[str] = set()
     for column in target.columns:
-        if column.reported and column.reported not in quoted:
-            quoted.add(column.reported)
+        if column.reported and not any(column.reported == other.reported for _, other, _ in found):
             found.append((f"{column.quote or column.heading}, reported", column, "reported"))
         found.append((column.heading, column, "reproduced"))
         if column.reported and about.scale.differences and not column.record:
@@ -142,15 +139,11 @@ def _document(stem: Path, target: Target, rows: Sequence[RowResult], about: Abou
         place = about.scale.datasets.get(dataset)
         beside = f", reproduced on {place}" if place not in (None, dataset) else ""
         parts.append(f"## {_name(dataset)}{beside}\n")
-        table = [
-            [
-                shown.row.label,
-                *(_cell(shown, column, side) for _, column, side in headings),
-                str(len({entry.seed for entry in shown.entries}) or ABSENT),
-                shown.status or _measured_on(shown.entries),
-            ]
-            for shown in own
-        ]
+        table = []
+        for shown in own:
+            cells = [_cell(shown, column, side) for _, column, side in headings]
+            seeds = str(len({entry.seed for entry in shown.entries}) or ABSENT)
+            table.append([shown.row.label, *cells, seeds, shown.status or _measured_on(shown.entries)])
         columns = ["row", *(title for title, *_ in headings), "seeds", "measured"]
         parts.append(f"{Table(columns, table).markdown()}\n")
     parts.append("## What could not be compared, and why\n")
@@ -245,15 +238,10 @@ def _latex(stem: Path, target: Target, rows: Sequence[RowResult], about: About, 
         ]
     headings = _headings(target, about)
     several = len({shown.paper_dataset for shown in rows}) > 1
-    table = [
-        [
-            shown.row.label,
-            *([_name(shown.paper_dataset)] if several else []),
-            *(_cell(shown, column, side) for _, column, side in headings),
-            shown.status or "",
-        ]
-        for shown in rows
-    ]
+    table = []
+    for shown in rows:
+        cells = [_cell(shown, column, side) for _, column, side in headings]
+        table.append([shown.row.label, *([_name(shown.paper_dataset)] if several else []), *cells, shown.status])
     columns = ["Method", *(["Data of the paper"] if several else []), *(title for title, *_ in headings), ""]
     return "\n".join([*lines, Table(columns, table).latex()]) + "\n"
 
@@ -284,20 +272,19 @@ def _title(target: Target, about: About) -> str:
     return f"{target.source}\n{target.title}: {'; '.join(places)}"
 
 
-def _methods(rows: Sequence[RowResult]) -> list[tuple[str, list[Entry]]]:
-    return [(shown.row.label, shown.entries) for shown in rows if shown.entries]
-
-
 def _draw_energies(stem: Path, target: Target, rows: Sequence[RowResult], about: About) -> list[Path]:
-    title = f"{_title(target, about)}\noverlap: of clean and adversarial images"
-    return paper_figures.energies(stem, title, _methods(rows))
+    methods = [(shown.row.label, shown.entries) for shown in rows if shown.entries]
+    return paper_figures.energies(stem, _title(target, about), methods)
 
 
 def _draw_samples(stem: Path, target: Target, rows: Sequence[RowResult], about: About) -> list[Path]:
-    places = {shown.row.label: _places(stem, target, shown, about) for shown in rows}
-    pairs = {label: picture_path(paths[0]) for label, paths in places.items() if paths}
-    there = {label: path for label, path in pairs.items() if path.is_file()}
-    path = stem.with_name(f"{stem.name}.png")
+    pictures = {
+        shown.row.label: picture_path(_places(stem, target, shown, about)[0]) for shown in rows if shown.entries
+    }
+    path, there = (
+        stem.with_name(f"{stem.name}.png"),
+        {label: file for label, file in pictures.items() if file.is_file()},
+    )
     if there:
         sample_grids.stack(path, there)
     return [path] if there else []

@@ -94,24 +94,19 @@ class Study:
 
     def summary(self) -> str:
         """Return the rates, with their 95 % intervals, in two sentences or three."""
-        sentences = [
-            f"Detected {_rate(self.detected, len(self.planted))} planted failures.",
-            f"Suspected {_rate(self.false_alarms, len(self.honest))} honest models.",
-        ]
+        text = f"Detected {_rate(self.detected, len(self.planted))} planted failures. "
+        text += f"Suspected {_rate(self.false_alarms, len(self.honest))} honest models."
         if self.collapsed:
             suspected = sum(bool(case.failed) for case in self.collapsed)
-            sentences.append(f"Suspected {suspected} of {len(self.collapsed)} models whose training collapsed.")
-        return " ".join(sentences)
+            text += f" Suspected {suspected} of {len(self.collapsed)} models whose training collapsed."
+        return text
 
     def markdown(self) -> str:
         """Return the tables."""
         versions = ", ".join(f"{library} {version(library)}" for library in _LIBRARIES)
         settings = "; ".join(f"{name} {self.protocol.config(name).model_dump_json()}" for name in self.protocol.metrics)
-        suspects = [
-            [case.subject, case.kind, case.weights[:16], ", ".join(case.failed)]
-            for case in (*self.honest, *self.collapsed)
-            if case.failed
-        ]
+        found = [case for case in (*self.honest, *self.collapsed) if case.failed]
+        suspects = [[case.subject, case.kind, case.weights[:16], ", ".join(case.failed)] for case in found]
         failures = ("failure", "what is wrong", "planted", "detected", "checks that failed")
         checks = ("check", "honest: applies to", "honest: failed by", "planted: failed by", "failures it caught")
         parts = [

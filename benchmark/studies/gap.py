@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmark.leaderboard.figures.waterfall import waterfall
+from benchmark.leaderboard.figures.rows import waterfall
 from benchmark.leaderboard.render import Table
 from benchmark.models.spec import ModelSpec
 from benchmark.results.entry import Measurement, ProtocolInfo, unpack

@@ -43,16 +43,12 @@ class RowResult:
 
     def found(self, column: TargetColumn) -> list[float | str]:
         """Return the reproduced values of a cell, FAILED where the metric failed."""
-        values: list[float | str] = []
-        for entry in self.runs.get(column.name, ()):
-            metric, name = column.source
-            measurement = entry.measurements.get(metric)
-            if measurement is None:
-                continue
-            value = FAILED if measurement.status == "failed" else measurement.values.get(name)
-            if value is not None:
-                values.append(column.sign * value if isinstance(value, int | float) else value)
-        return values
+        metric, name = column.source
+        measured = [
+            entry.measurements[metric] for entry in self.runs.get(column.name, ()) if metric in entry.measurements
+        ]
+        values = [FAILED if each.status == "failed" else each.values.get(name) for each in measured]
+        return [column.sign * it if isinstance(it, int | float) else it for it in values if it is not None]
 
     def numbers(self, column: TargetColumn) -> list[float]:
         """Return the numbers among the reproduced values of a cell."""

@@ -54,10 +54,10 @@ class TargetColumn(Strict):
     @property
     def source(self) -> tuple[str, str]:
         """The metric, and the name of the value of its measurement."""
-        if self.metric is None:
-            metric, place = metric_columns()[self.name]
-            return metric, place.value
-        return self.metric, self.value or ""
+        if self.metric is not None:
+            return self.metric, self.value or ""
+        metric, place = metric_columns()[self.name]
+        return metric, place.value
 
     @property
     def places(self) -> int:

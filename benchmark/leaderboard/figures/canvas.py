@@ -1,4 +1,4 @@
-"""What the figures share: sheets to draw on, the files they are saved to, colours and error bars."""
+"""What the figures share: sheets to draw on, the files they are saved to, and colours."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ WIDTH = 7.0
 """Width of a paper's figure in inches: the text of a two-column page."""
 DPI = 200
 """Pixels per inch of a paper's figure."""
+BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "fontsize": 7}
+"""A legend to the right of its axis."""
 _PAPER: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -28,6 +30,8 @@ _PAPER: dict[Any, Any] = {
     "legend.frameon": False,
     "svg.hashsalt": "trilemma",
 }
+_METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+"""What would set two files of the same figure apart."""
 
 
 def sheet(width: float, height: float, **settings: Any) -> Any:
@@ -43,28 +47,16 @@ def sheet(width: float, height: float, **settings: Any) -> Any:
     return figure
 
 
-def save(path: Path, figure: Any, kind: str = "png") -> Path:
-    """Write a figure as PNG or SVG, atomically and without a date, and return the path.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[kind]
-    write(path, lambda temporary: figure.savefig(temporary, format=kind, metadata=metadata))
+def save(path: Path, figure: Any) -> Path:
+    """Write a figure as PNG or SVG, by the path's suffix, atomically and without a date, and return the path."""
+    kind = path.suffix[1:]
+    write(path, lambda temporary: figure.savefig(temporary, format=kind, metadata=_METADATA[kind]))
     return path
 
 
 @contextmanager
 def paper_figure(stem: Path, aspect: float) -> Iterator[tuple[Any, list[Path]]]:
-    """Give a figure for a paper, and a list that holds its files afterwards: ``stem`` with .png and .svg.
-
-    Args:
-        stem: path without a suffix.
-        aspect: height / width.
-
-    Raises:
-        InputError: a file cannot be written.
-    """
+    """Give a paper's figure of a height / width, and a list that holds its files afterwards."""
     import matplotlib
 
     written: list[Path] = []
@@ -73,23 +65,9 @@ def paper_figure(stem: Path, aspect: float) -> Iterator[tuple[Any, list[Path]]]:
         matplotlib.rcParams.update(_PAPER)
         figure = sheet(WIDTH, WIDTH * aspect, dpi=DPI, layout="constrained")
         yield figure, written
-        written += [save(stem.with_name(f"{stem.name}.{kind}"), figure, kind) for kind in ("png", "svg")]
+        written += [save(stem.with_name(f"{stem.name}.{kind}"), figure) for kind in _METADATA]
 
 
 def deviation(seeds: Sequence[float]) -> float:
     """Return the standard deviation over seeds (n - 1); 0 for a single one."""
     return statistics.stdev(seeds) if len(seeds) > 1 else 0.0
-
-
-def dots(axis: Any, rows: Sequence[Sequence[float]], **style: Any) -> None:
-    """Mark the mean over the seeds of each row that has numbers, with a bar of a standard deviation."""
-    places = [place for place, seeds in enumerate(rows) if seeds]
-    drawn = [rows[place] for place in places]
-    axis.errorbar([statistics.fmean(seeds) for seeds in drawn], places, xerr=[*map(deviation, drawn)], **style)
-
-
-def named_rows(axis: Any) -> None:
-    """Take frame and marks off an axis whose rows have names, save the line of its scale."""
-    for side in ("top", "right", "left"):
-        axis.spines[side].set_visible(False)
-    axis.tick_params(axis="y", length=0)

@@ -27,19 +27,8 @@ class HistogramPanel:
 def histograms(stem: Path, title: str, panels: Sequence[HistogramPanel], x: str) -> list[Path]:
     """Draw a small panel a method, each with its own axes: clean, adversarial and generated images.
 
-    Lines are means over seeds, with a band of a standard deviation.
-
-    Args:
-        stem: path of the files, without a suffix.
-        title: over the figure.
-        panels: the methods, at least one.
-        x: what the histograms are of, and its unit.
-
-    Returns:
-        The files: ``stem`` with .png and .svg.
-
-    Raises:
-        InputError: a file cannot be written.
+    Lines are means over seeds, with a band of a standard deviation. ``x`` says what the histograms are of, and its
+    unit; there is at least one panel.
     """
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)

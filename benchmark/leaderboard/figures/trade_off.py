@@ -37,18 +37,8 @@ def trade_off(
 ) -> list[Path]:
     """Draw clean against robust accuracy, with standard deviations over seeds and the frontier of the means.
 
-    Args:
-        stem: path of the files, without a suffix.
-        title: over the figure.
-        points: the methods, at least one.
-        generation: what the colour is, the brighter the better; a marker without a number is white.
-        low_is_good: which end of it is the bright one.
-
-    Returns:
-        The files: ``stem`` with .png and .svg.
-
-    Raises:
-        InputError: a file cannot be written.
+    There is at least one point. ``generation`` says what the colour is, and ``low_is_good`` which end of it is the
+    bright one; a marker without a number is white.
     """
     with paper_figure(stem, 0.62) as (figure, written):
         axis = figure.subplots()
@@ -60,17 +50,10 @@ def trade_off(
         seen = ~np.isnan(known)
         axis.scatter(x, y, s=34, facecolor="white", edgecolor="black", linewidth=0.7, zorder=3)
         if seen.any():
-            coloured = np.array([x, y, known])[:, seen]
-            drawn = axis.scatter(
-                *coloured[:2],
-                s=34,
-                c=coloured[2],
-                norm=_norm(coloured[2]),
-                cmap="cividis_r" if low_is_good else "cividis",
-                edgecolor="black",
-                linewidth=0.7,
-                zorder=4,
-            )
+            *places, shade = np.array([x, y, known])[:, seen]
+            style = {"s": 34, "edgecolor": "black", "linewidth": 0.7, "zorder": 4}
+            colours = "cividis_r" if low_is_good else "cividis"
+            drawn = axis.scatter(*places, c=shade, norm=_norm(shade), cmap=colours, **style)
             figure.colorbar(drawn, ax=axis, label=generation, pad=0.01)
         axis.set(xlabel="clean accuracy in %", ylabel="accuracy under AutoAttack in %", title=title)
         axis.grid()
@@ -93,9 +76,8 @@ def _frontier(axis: Any, x: Sequence[float], y: Sequence[float]) -> None:
         if not best or robust > best[-1][1]:
             best.append((clean, robust))
     best = [(best[0][0], min(y)), *best, (min(x), best[-1][1])]
-    axis.plot(
-        *zip(*best, strict=True), drawstyle="steps-post", color="#888888", linestyle="--", linewidth=0.8, zorder=1
-    )
+    style = {"color": "#888888", "linestyle": "--", "linewidth": 0.8, "zorder": 1}
+    axis.plot(*zip(*best, strict=True), drawstyle="steps-post", **style)
 
 
 def _labelled(figure: Any, axis: Any, points: Sequence[Point]) -> None:
@@ -106,24 +88,13 @@ def _labelled(figure: Any, axis: Any, points: Sequence[Point]) -> None:
         x, y = _centre(point)
         dx, dy = deviation(point.clean), deviation(point.robust)
         (left, low), (right, high), (px, py) = axis.transData.transform([(x - dx, y - dy), (x + dx, y + dy), (x, y)])
-        taken += [
-            (left, py - 1, right, py + 1),
-            (px - 1, low, px + 1, high),
-            (px - size, py - size, px + size, py + size),
-        ]
+        taken += [(left, py - 1, right, py + 1), (px - 1, low, px + 1, high)]
+        taken.append((px - size, py - size, px + size, py + size))
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
+    style = {"textcoords": "offset points", "fontsize": 7, "zorder": 5, "bbox": box}
     for point in points:
         texts = [
-            axis.annotate(
-                point.label,
-                _centre(point),
-                (dx, dy),
-                textcoords="offset points",
-                ha=horizontal,
-                va=vertical,
-                fontsize=7,
-                zorder=5,
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
-            )
+            axis.annotate(point.label, _centre(point), (dx, dy), ha=horizontal, va=vertical, **style)
             for dx, dy, horizontal, vertical in _AROUND
         ]
         boxes = [text.get_window_extent().extents for text in texts]

@@ -1,4 +1,4 @@
-"""A board of the page: the rows that may be compared, their scores over seeds, and the commands that repeat them."""
+"""The boards of the page, as read from leaderboards/: rows that may be compared, their scores and their commands."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from benchmark.leaderboard.aggregate import ABSENT, FAILED, measured, metric_columns, numbers, verdicts
-from benchmark.leaderboard.tables import standings
+from benchmark.leaderboard.aggregate import (
+    ABSENT,
+    FAILED,
+    by_protocol,
+    done,
+    measured,
+    metric_columns,
+    numbers,
+    verdicts,
+)
+from benchmark.leaderboard.tables import read_table, standings
 from benchmark.results import significance
 from benchmark.results.entry import Entry, Measurement, ProtocolInfo
-from benchmark.results.layout import picture_path
+from benchmark.results.layout import ABLATIONS, picture_path, read_entries
 from benchmark.results.significance import Difference
 
 ATTACK_NAMES = {"autoattack": "AutoAttack", "pgd20": "PGD-20", "clean": "no attack"}
@@ -30,9 +39,8 @@ class SeedScore:
     spread: float | None
     """Standard deviation over seeds (n - 1); None for a single number."""
     low: float | None
-    """Lower end of the 95 % interval of an accuracy; None for other columns."""
     high: float | None
-    """Upper end of the 95 % interval of an accuracy; None for other columns."""
+    """Ends of the 95 % interval of an accuracy; None for other columns."""
     seeds: int
 
     @property
@@ -58,20 +66,15 @@ class BoardRow:
 
     def score(self, column: str) -> SeedScore | None:
         """Return the column's numbers over seeds; None where none was measured."""
-        found = numbers(self.runs, column)
-        if not found:
+        if not (found := numbers(self.runs, column)):
             return None
-        low, high = self._interval(column, found) if is_accuracy(column) else (None, None)
-        spread = statistics.stdev(found) if len(found) > 1 else None
-        return SeedScore(statistics.fmean(found), spread, low, high, len(found))
-
-    def _interval(self, column: str, found: Sequence[float]) -> tuple[float, float]:
-        """Return the 95 % interval; over images alone where the outcomes per image are not kept."""
-        outcomes = verdicts(self.runs, column)
-        if outcomes is not None:
-            return significance.interval(outcomes)
-        n = self.runs[0].data.n
-        return significance.wilson(round(statistics.fmean(found) * n / 100), n)
+        mean, n, low, high = statistics.fmean(found), self.runs[0].data.n, None, None
+        if is_accuracy(column):
+            kept = verdicts(self.runs, column)
+            # Over images alone where the outcomes per image are not kept.
+            interval = significance.wilson(round(mean * n / 100), n) if kept is None else significance.interval(kept)
+            low, high = interval
+        return SeedScore(mean, statistics.stdev(found) if len(found) > 1 else None, low, high, len(found))
 
     def text(self, column: str) -> str:
         """Return the column as the leaderboard's files have it; empty where it was not measured or failed."""
@@ -80,8 +83,7 @@ class BoardRow:
 
     def measurements(self, metric: str) -> list[Measurement]:
         """Return the row's measurements by a metric that did not fail."""
-        found = (run.measurements.get(metric) for run in self.runs)
-        return [measurement for measurement in found if measurement is not None and measurement.status == "done"]
+        return done(self.runs, metric)
 
     def pictures(self, leaderboards: Path) -> list[tuple[Entry, Path]]:
         """Return the pictures of generated images, by seed, relative to the leaderboards."""
@@ -116,22 +118,17 @@ class BoardRow:
         return first.recipe if self.name == first.recipe else f"{first.recipe}-{_digest(first)}"
 
     @property
-    def verify_command(self) -> str:
-        """The command that checks its first entry's accuracies against the evidence."""
-        return shlex.join(["python", "-m", "benchmark", "verify", f"leaderboards/{self.files[0].as_posix()}"])
-
-    @property
     def repeat_command(self) -> str:
         """The command that trains and measures it again."""
         first = self.runs[0]
         measuring = ["--dataset", first.dataset, "--protocol", first.protocol.id]
         measuring += ["--limit", str(first.data.n)] if first.partial else []
         if first.subject.kind == "external":
-            return shlex.join(["python", "-m", "benchmark", "evaluate", "--model", first.recipe, *measuring])
+            return command("evaluate", "--model", first.recipe, *measuring)
         training = ["--methods", first.recipe, "--seeds", ",".join(str(run.seed) for run in self.runs)]
         training += [part for text in first.overrides for part in ("--set", text)]
         training += ["--which", "last"] if first.subject.which == "last" else []
-        return shlex.join(["python", "-m", "benchmark", "run", *training, *measuring])
+        return command("run", *training, *measuring)
 
 
 @dataclass(frozen=True)
@@ -200,8 +197,8 @@ class Board:
     @cached_property
     def contenders(self) -> list[tuple[BoardRow, SeedScore]]:
         """The rows that can lead, best first: those on the most images that have the decisive column, and its score."""
-        most = max(((not row.partial, row.runs[0].data.n) for row in self.rows), default=None)
-        rows = [row for row in self.rows if (not row.partial, row.runs[0].data.n) == most]
+        sizes = [(not row.partial, row.runs[0].data.n) for row in self.rows]
+        rows = [row for row, size in zip(self.rows, sizes, strict=True) if size == max(sizes)]
         return [(row, score) for row in rows if (score := row.score(self.decisive)) is not None]
 
     def paired_difference(self, one: BoardRow, other: BoardRow) -> Difference | None:
@@ -216,11 +213,68 @@ class Board:
             return None
         rival = best[0] if row is not best[0] else best[1]
         place = ["--dataset", self.dataset, "--threat", self.threat, "--protocol", self.protocol.id]
-        return shlex.join(["python", "-m", "benchmark", "compare", row.command_name, rival.command_name, *place])
+        return command("compare", row.command_name, rival.command_name, *place)
 
     def names_without(self, has: Callable[[BoardRow], object]) -> list[str]:
         """Return the names of the rows for which ``has`` is false."""
         return [row.name for row in self.rows if not has(row)]
+
+
+def read_boards(leaderboards: Path) -> list[Board]:
+    """Return every board, the one with the most entries first, each with the ablations under its protocol.
+
+    Raises:
+        InputError: an entry is malformed, two are the same run, or an ablation's table cannot be read.
+    """
+    boards: list[Board] = []
+    for folder in sorted(path for path in leaderboards.glob("*/*") if path.is_dir()):
+        entries = {path.relative_to(leaderboards): entry for path, entry in read_entries(folder).items()}
+        groups = [(next(iter(group.values())), board_rows(group)) for group in by_protocol(entries, "").values()]
+        ablations: list[AblationTable] = []
+        for place in sorted((folder / ABLATIONS).glob("*")):
+            found = read_entries(place)
+            ablations += _ablation_tables(leaderboards, place, found)
+            if not groups and found:
+                groups.append((next(iter(found.values())), []))
+        hashes = {entry.protocol.hash for entry, _ in groups}
+        for number, (first, rows) in enumerate(groups):
+            own = [
+                item
+                for item in ablations
+                # Under a protocol that has no board here, an ablation stands beside the first one, and says so.
+                if item.protocol == first.protocol or (number == 0 and item.protocol.hash not in hashes)
+            ]
+            place = folder.relative_to(leaderboards)
+            boards.append(Board(place, first.dataset, first.threat, first.protocol, rows, own))
+    return sorted(boards, key=lambda board: -sum(len(row.runs) for row in board.rows))
+
+
+def _ablation_tables(leaderboards: Path, folder: Path, entries: dict[Path, Entry]) -> list[AblationTable]:
+    """Return the tables of an ablation, one per protocol; the first has the figure."""
+    document, figure = folder / "table.md", folder / "figure.png"
+    if not entries or not document.is_file():
+        return []
+    title, *paragraphs = _document(document)
+    found: list[AblationTable] = []
+    for name, group in by_protocol(entries, "table").items():
+        rows, protocol = read_table(folder / name), next(iter(group.values())).protocol
+        picture = figure.relative_to(leaderboards) if not found and figure.is_file() else None
+        files = [path.relative_to(leaderboards) for path in group]
+        about = document.relative_to(leaderboards)
+        found.append(AblationTable(title, paragraphs, rows, protocol, about, picture, files))
+    return found
+
+
+def _document(path: Path) -> list[str]:
+    """Return the heading and the paragraphs above the tables of an ablation's document."""
+    head = path.read_text(encoding="utf-8").partition("\n## ")[0]
+    paragraphs = [text.strip() for text in head.split("\n\n")]
+    return [paragraphs[0].removeprefix("# "), *(text for text in paragraphs[2:] if text and not text.startswith("!"))]
+
+
+def command(*words: str) -> str:
+    """Return a command of the benchmark as it is typed."""
+    return shlex.join(["python", "-m", "benchmark", *words])
 
 
 def is_accuracy(column: str) -> bool:
@@ -230,32 +284,21 @@ def is_accuracy(column: str) -> bool:
 
 
 def board_rows(group: dict[Path, Entry]) -> list[BoardRow]:
-    """Return the rows of a board, best first, from its entries by file relative to the leaderboards.
-
-    Raises:
-        InputError: two entries are the same run, or outcomes per image are damaged.
-    """
+    """Return the rows of a board, best first, from its entries by file relative to the leaderboards."""
     files = {id(entry): path for path, entry in group.items()}
-    ranked = standings(group)
-    found = [runs for runs, _ in ranked]
-    return [
-        BoardRow(
-            _distinct_name(runs, found),
-            standing["rank"],
-            standing["rank_interval"].replace(ABSENT, ""),
-            standing["tie"].replace(ABSENT, ""),
-            runs,
-            [files[id(run)] for run in runs],
-        )
-        for runs, standing in ranked
-    ]
+    ranked, rows = standings(group), []
+    for runs, standing in ranked:
+        interval, ties = (standing[name].replace(ABSENT, "") for name in ("rank_interval", "tie"))
+        name = _distinct_name(runs[0], [others[0] for others, _ in ranked])
+        rows.append(BoardRow(name, standing["rank"], interval, ties, runs, [files[id(run)] for run in runs]))
+    return rows
 
 
-def _distinct_name(runs: Sequence[Entry], others: Sequence[Sequence[Entry]]) -> str:
-    """Return the recipe, and what sets the row apart from others of that recipe."""
-    same = [_marks(other[0]) for other in others if other[0].recipe == runs[0].recipe]
-    apart = [mark for place, mark in enumerate(_marks(runs[0])) if len({marks[place] for marks in same}) > 1]
-    return f"{runs[0].recipe} ({', '.join(apart)})" if apart else runs[0].recipe
+def _distinct_name(run: Entry, others: Sequence[Entry]) -> str:
+    """Return the recipe of a row's run, and what sets it apart from other rows of that recipe."""
+    same = [_marks(other) for other in others if other.recipe == run.recipe]
+    apart = [mark for place, mark in enumerate(_marks(run)) if len({marks[place] for marks in same}) > 1]
+    return f"{run.recipe} ({', '.join(apart)})" if apart else run.recipe
 
 
 def _marks(run: Entry) -> tuple[str, ...]:

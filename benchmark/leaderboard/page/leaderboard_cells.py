@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from benchmark.leaderboard.aggregate import (
     ABSENT,
@@ -85,6 +86,13 @@ def leaderboard_columns(board: Board) -> list[LeaderboardColumn]:
         meaning = about.get(name, about.get(f"{name.partition('_')[0]}_*"))
         return LeaderboardColumn(name, kind, rare, meaning, [cell(row) for row in board.rows])
 
+    def rank(row: BoardRow) -> LeaderboardCell:
+        possible = "" if row.rank_interval == row.rank else row.rank_interval
+        return LeaderboardCell(row.rank, row.rank, style="value", spread=possible)
+
+    def flags(row: BoardRow) -> LeaderboardCell:
+        return LeaderboardCell(row.flag_count, row.flag_count, opens="flags" if row.flag_count else None)
+
     def worded(name: str) -> bool:
         return any(row.text(name) and row.score(name) is None for row in board.rows)
 
@@ -92,20 +100,20 @@ def leaderboard_columns(board: Board) -> list[LeaderboardColumn]:
         return all(_quoted(row, name) is None for row in board.rows)
 
     return [
-        column("rank", "number", False, _rank),
+        column("rank", "number", False, rank),
         column("method", "text", False, lambda row: LeaderboardCell(row.name, row.name.lower(), opens="")),
         column("ties", "text", False, lambda row: _plain(row.ties) if row.ties else _absent("not tested")),
         column("seeds", "number", True, lambda row: LeaderboardCell(described(row.runs)["seeds"], len(row.runs))),
         *(
-            column(name, "text" if worded(name) else "number", name not in _KEY_COLUMNS, _measured(name))
+            column(name, "text" if worded(name) else "number", name not in _KEY_COLUMNS, partial(_measured, name))
             for name in board.columns
         ),
         *(
-            column(f"{kind}_{name}", "number", unquoted(name), cell(name))
+            column(f"{kind}_{name}", "number", unquoted(name), partial(cell, name))
             for name in QUOTED
             for kind, cell in (("reported", _reported), ("difference", _difference))
         ),
-        column("flags", "number", False, _flags),
+        column("flags", "number", False, flags),
         column("architecture", "text", False, lambda row: _plain(row.runs[0].subject.architecture)),
         column("images", "number", True, lambda row: _plain(row.runs[0].data.n)),
         column("restarts", "text", True, lambda row: _plain(restarts(row.runs))),
@@ -133,65 +141,44 @@ def _absent(text: str) -> LeaderboardCell:
     return LeaderboardCell(text, None, style="absent")
 
 
-def _rank(row: BoardRow) -> LeaderboardCell:
-    possible = "" if row.rank_interval == row.rank else row.rank_interval
-    return LeaderboardCell(row.rank, row.rank, style="value", spread=possible)
-
-
-def _flags(row: BoardRow) -> LeaderboardCell:
-    return LeaderboardCell(row.flag_count, row.flag_count, opens="flags" if row.flag_count else None)
-
-
-def _measured(column: str) -> Callable[[BoardRow], LeaderboardCell]:
-    """Return what makes the cell of a metric's column."""
-
-    def cell(row: BoardRow) -> LeaderboardCell:
-        text, score = measured(row.runs, column), row.score(column)
-        if text == FAILED:
-            return LeaderboardCell(text, None, column, style="bad")
-        if text == ABSENT:
-            return _absent("none" if row.measurements(metric_columns()[column][0]) else "not measured")
-        if score is None:
-            return LeaderboardCell(text, text, column)
-        mean, _, spread = text.split(" (")[0].partition(" ± ")
-        return LeaderboardCell(
-            mean,
-            f"{score.mean:.9g}",
-            column,
-            style="value",
-            spread=f"± {spread}" if spread else "",
-            score=score if score.low is not None else None,
-            seeds=f"{score.seeds} of {len(row.runs)} seeds" if score.seeds < len(row.runs) else "",
-        )
-
-    return cell
+def _measured(column: str, row: BoardRow) -> LeaderboardCell:
+    """Return the cell of a metric's column."""
+    text, score = measured(row.runs, column), row.score(column)
+    if text == FAILED:
+        return LeaderboardCell(text, None, column, style="bad")
+    if text == ABSENT:
+        return _absent("none" if row.measurements(metric_columns()[column][0]) else "not measured")
+    if score is None:
+        return LeaderboardCell(text, text, column)
+    mean, _, spread = text.split(" (")[0].partition(" ± ")
+    return LeaderboardCell(
+        mean,
+        f"{score.mean:.9g}",
+        column,
+        style="value",
+        spread=f"± {spread}" if spread else "",
+        score=score if score.low is not None else None,
+        seeds=f"{score.seeds} of {len(row.runs)} seeds" if score.seeds < len(row.runs) else "",
+    )
 
 
 def _quoted(row: BoardRow, metric: str) -> Number | None:
     return quoted(row.runs[0].recipe, row.runs[0].dataset, metric)
 
 
-def _reported(metric: str) -> Callable[[BoardRow], LeaderboardCell]:
-    """Return what makes the cell of a quoted number."""
-
-    def cell(row: BoardRow) -> LeaderboardCell:
-        number = _quoted(row, metric)
-        if number is None:
-            return _absent("none")
-        about = f"{number.origin} ({number.terms}). {number.caveat}".rstrip()
-        return LeaderboardCell(f"{number.value:.2f}", f"{number.value:g}", metric, hint=about)
-
-    return cell
+def _reported(metric: str, row: BoardRow) -> LeaderboardCell:
+    """Return the cell of a quoted number."""
+    number = _quoted(row, metric)
+    if number is None:
+        return _absent("none")
+    about = f"{number.origin} ({number.terms}). {number.caveat}".rstrip()
+    return LeaderboardCell(f"{number.value:.2f}", f"{number.value:g}", metric, hint=about)
 
 
-def _difference(metric: str) -> Callable[[BoardRow], LeaderboardCell]:
-    """Return what makes the cell of a difference to a quoted number, which is never without its flags."""
-
-    def cell(row: BoardRow) -> LeaderboardCell:
-        text = difference(row.runs, _quoted(row, metric))
-        if text == ABSENT:
-            return _absent("none")
-        value, _, flags = text.partition(" (")
-        return LeaderboardCell(value, value, metric, apart=flags.removesuffix(")"))
-
-    return cell
+def _difference(metric: str, row: BoardRow) -> LeaderboardCell:
+    """Return the cell of a difference to a quoted number, which is never without its flags."""
+    text = difference(row.runs, _quoted(row, metric))
+    if text == ABSENT:
+        return _absent("none")
+    value, _, flags = text.partition(" (")
+    return LeaderboardCell(value, value, metric, apart=flags.removesuffix(")"))

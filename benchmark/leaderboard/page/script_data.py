@@ -20,14 +20,19 @@ _DIGITS = 5
 
 
 def script_data(boards: Sequence[Board], link: Callable[[Path], str]) -> str:
-    """Return the data as JSON that no HTML parser reads as anything else.
-
-    Args:
-        boards: all boards of the page.
-        link: makes the address of a path that is relative to the leaderboards.
-    """
+    """Return the data as JSON that no HTML parser reads as anything else; ``link`` makes an entry's address."""
     data = {
-        "columns": _columns(),
+        "columns": {
+            name: {
+                "metric": metric,
+                "value": column.value,
+                "meaning": column.meaning,
+                "digits": column.digits,
+                "better": int(is_accuracy(name) or name in _MORE_IS_BETTER) - int(name in _LESS_IS_BETTER),
+                "percent": is_accuracy(name),
+            }
+            for name, (metric, column) in metric_columns().items()
+        },
         "tables": [_board(board) for board in boards],
         "entries": {
             path.as_posix(): _record(run) | {"link": link(path)}
@@ -38,21 +43,6 @@ def script_data(boards: Sequence[Board], link: Callable[[Path], str]) -> str:
     }
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _columns() -> dict[str, dict[str, Any]]:
-    """Return what the script knows of each column that a metric fills."""
-    return {
-        name: {
-            "metric": metric,
-            "value": column.value,
-            "meaning": column.meaning,
-            "digits": column.digits,
-            "better": int(is_accuracy(name) or name in _MORE_IS_BETTER) - int(name in _LESS_IS_BETTER),
-            "percent": is_accuracy(name),
-        }
-        for name, (metric, column) in metric_columns().items()
-    }
 
 
 def _board(board: Board) -> dict[str, Any]:

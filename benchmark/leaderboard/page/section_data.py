@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from benchmark.leaderboard.aggregate import metric_columns
 from benchmark.leaderboard.page import sentences
-from benchmark.leaderboard.page.board import Board, BoardRow
+from benchmark.leaderboard.page.board import Board, BoardRow, command
 from benchmark.leaderboard.page.leaderboard_cells import leaderboard_columns, meanings, search_words
-from benchmark.leaderboard.page.pictures import PREVIEW_SIDE, EmbeddedPicture, embedded
-from benchmark.results.entry import Entry
 
 _EPOCH_TERMS = {
     "loss": "loss",
@@ -22,58 +24,26 @@ _EPOCH_TERMS = {
     "energy_gap_logged": "E(x_adv) - E(x), nats",
 }
 """What a training logs per epoch, and what readers call it."""
+_PREVIEW_SIDE = 500
+"""Side in pixels of a picture that only invites to the whole one."""
 
 
 @dataclass(frozen=True)
-class PairCell:
-    """How a row differs from another one, in percentage points."""
+class EmbeddedPicture:
+    """A picture whose address is its content; the size is given so that nothing jumps when it is decoded."""
 
-    text: str
-    style: str
-    """Class: ahead or behind where the difference is significant, tied where not, self where nothing was tested."""
-    hint: str = ""
-    """Interval, p-value and test; empty where nothing was tested."""
-
-
-@dataclass(frozen=True)
-class CheckCell:
-    """The outcome of a masking check on one row; of several seeds a failed one is shown."""
-
-    outcome: str
-    """One of passed, failed, n/a and not measured."""
-    meaning: str = ""
-    numbers: str = ""
-    """The measured number, then its bound."""
-    file: Path | None = None
-    """Path of the entry that is shown, relative to the leaderboards."""
-    seeds: str = ""
-    """How many of the seeds failed, where some passed."""
-
-
-@dataclass(frozen=True)
-class SampleFigure:
-    """Images that one row generated."""
-
-    row: BoardRow
-    picture: EmbeddedPicture
-    """Those of the first seed."""
-    agreement: str
-    """Share recognised as the wanted class, in percent; empty where it was not measured."""
-    agreement_start: str
-    """The same share before any step of the chains."""
-    fid_ref: str
-    others: list[tuple[Entry, Path]]
-    """Pictures of the further seeds, relative to the leaderboards."""
-    flags: list[str]
+    address: str
+    """A ``data:`` address of lossless WebP, which takes a seventh less than PNG."""
+    width: int
+    height: int
+    """Size in pixels."""
+    description: str
+    """What it shows, for those who do not see it."""
 
 
 def section_data(board: Board, leaderboards: Path) -> dict[str, Any]:
-    """Return everything that the templates show of a board.
-
-    Args:
-        board: the rows that may be compared.
-        leaderboards: the folder of entries, tables and pictures.
-    """
+    """Return everything that the templates show of a board of leaderboards/, by name."""
+    unmeasured = [name for name in metric_columns() if name not in board.columns]
     return {
         "size": sentences.size(board),
         "leader": sentences.leader(board),
@@ -91,15 +61,34 @@ def section_data(board: Board, leaderboards: Path) -> dict[str, Any]:
         "pairs": _pairs(board),
         "checks": _checks(board),
         "ablations": [
-            (table, table.figure and embedded(leaderboards / table.figure, f"Figure of {table.title}"))
+            (table, table.figure and _embedded(leaderboards / table.figure, f"Figure of {table.title}"))
             for table in board.ablations
         ],
         "test_splits": _test_splits(board),
-        "metric_settings": _metric_settings(board),
-        **_column_meanings(board),
+        "metric_settings": {
+            metric: (found.version, ", ".join(f"{name} {value}" for name, value in found.config.items()))
+            for row in board.rows
+            for run in row.runs
+            for metric, found in run.measurements.items()
+        },
+        "column_meanings": {name: meaning for name, meaning in meanings().items() if name not in unmeasured},
+        "unmeasured_columns": unmeasured,
         "commands": _commands(board),
         "citation": sentences.citation(board),
     }
+
+
+def _embedded(path: Path, description: str, largest: int | None = None) -> EmbeddedPicture:
+    """Return a PNG as a picture inside the page, scaled down to a largest side in pixels."""
+    content = io.BytesIO()
+    with Image.open(path) as image:
+        if largest is not None:
+            image = image.convert("RGB")
+            image.thumbnail((largest, largest))
+        image.save(content, "WEBP", lossless=True)
+        width, height = image.size
+    address = f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
+    return EmbeddedPicture(address, width, height, description)
 
 
 def _chips(board: Board) -> list[str]:
@@ -118,7 +107,7 @@ def _preview(board: Board, leaderboards: Path) -> EmbeddedPicture | None:
     """Return a small picture of what the leader generates."""
     for row, _ in board.contenders[:1]:
         for _, path in row.pictures(leaderboards)[:1]:
-            return embedded(leaderboards / path, f"Some images generated by {row.name}", PREVIEW_SIDE)
+            return _embedded(leaderboards / path, f"Some images generated by {row.name}", _PREVIEW_SIDE)
     return None
 
 
@@ -162,23 +151,24 @@ def _change(first: float | None, last: float | None) -> str:
     return " → ".join("?" if value is None else f"{value:.4g}" for value in (first, last))
 
 
-def _samples(board: Board, leaderboards: Path) -> list[SampleFigure]:
-    found: list[SampleFigure] = []
-    for row in board.rows:
-        if pictures := row.pictures(leaderboards):
-            (_, first), *others = pictures
-            found.append(
-                SampleFigure(
-                    row,
-                    embedded(leaderboards / first, f"Images generated by {row.name}"),
-                    row.text("generation_agreement"),
-                    row.text("generation_agreement_start") or "unknown",
-                    row.text("fid_ref"),
-                    others,
-                    sorted({text for measurement in row.measurements("generation") for text in measurement.flags}),
-                )
-            )
-    return found
+def _samples(board: Board, leaderboards: Path) -> list[dict[str, Any]]:
+    """Return the images that each row generated: those of its first seed, and the paths of the others' (seed, path).
+
+    Agreements are shares in percent that are recognised as the wanted class, after and before the chains' steps.
+    """
+    return [
+        {
+            "row": row,
+            "picture": _embedded(leaderboards / pictures[0][1], f"Images generated by {row.name}"),
+            "agreement": row.text("generation_agreement"),
+            "agreement_start": row.text("generation_agreement_start") or "unknown",
+            "fid_ref": row.text("fid_ref"),
+            "others": pictures[1:],
+            "flags": sorted({text for measurement in row.measurements("generation") for text in measurement.flags}),
+        }
+        for row in board.rows
+        if (pictures := row.pictures(leaderboards))
+    ]
 
 
 def _tested(board: Board) -> list[BoardRow]:
@@ -186,25 +176,21 @@ def _tested(board: Board) -> list[BoardRow]:
     return [row for row, _ in board.contenders if row.ties]
 
 
-def _pairs(board: Board) -> list[tuple[BoardRow, list[PairCell]]]:
+def _pairs(board: Board) -> list[tuple[BoardRow, list[dict[str, str]]]]:
     """Return how each tested row differs from every other one; empty where fewer than two are tested."""
     rows = _tested(board)
     return [(row, [_pair(board, row, other) for other in rows]) for row in rows] if len(rows) > 1 else []
 
 
-def _pair(board: Board, row: BoardRow, other: BoardRow) -> PairCell:
-    if row is other:
-        return PairCell("=", "self")
-    found = board.paired_difference(row, other)
+def _pair(board: Board, row: BoardRow, other: BoardRow) -> dict[str, str]:
+    """Return the points between two rows, their class (ahead or behind only where significant), and their interval."""
+    found = None if row is other else board.paired_difference(row, other)
     if found is None:
-        return PairCell("not tested", "self")
+        return {"text": "=" if row is other else "not tested", "style": "self", "hint": ""}
     side = "ahead" if found.points > 0 else "behind"
-    return PairCell(
-        f"{found.points:+.1f}",
-        "tied" if set(row.ties) & set(other.ties) else side,
-        f"{row.name} minus {other.name}: {found.low:.1f} to {found.high:.1f} points (95 %), p = {found.p:.2g}, "
-        f"{found.test}",
-    )
+    hint = f"{row.name} minus {other.name}: {found.low:.1f} to {found.high:.1f} points (95 %), p = {found.p:.2g}, "
+    style = "tied" if set(row.ties) & set(other.ties) else side
+    return {"text": f"{found.points:+.1f}", "style": style, "hint": hint + found.test}
 
 
 def _checks(board: Board) -> dict[str, Any]:
@@ -220,7 +206,12 @@ def _checks(board: Board) -> dict[str, Any]:
     return {"meanings": {name: about[name] for name in names}, "rows": rows}
 
 
-def _check(row: BoardRow, name: str) -> CheckCell:
+def _check(row: BoardRow, name: str) -> dict[str, Any]:
+    """Return the outcome of a masking check on a row: passed, failed, n/a or not measured.
+
+    Of several seeds a failed one is shown: ``numbers`` are the measured one and its bound, ``file`` is the path of its
+    entry, relative to the leaderboards, and ``seeds`` says how many failed, where some passed.
+    """
     found = [
         (check, file)
         for run, file in zip(row.runs, row.files, strict=True)
@@ -229,14 +220,15 @@ def _check(row: BoardRow, name: str) -> CheckCell:
         if check.name == name
     ]
     if not found:
-        return CheckCell("not measured")
+        return {"outcome": "not measured", "meaning": "", "numbers": ""}
     failed = [item for item in found if item[0].passed is False]
     check, file = (failed or found)[0]
     if check.passed is None:
-        return CheckCell("n/a", check.meaning)
+        return {"outcome": "n/a", "meaning": check.meaning, "numbers": ""}
     numbers = " vs ".join("?" if value is None else f"{value:.4g}" for value in (check.measured, check.bound))
     seeds = f"{len(failed)} of {len(found)} seeds" if 0 < len(failed) < len(found) else ""
-    return CheckCell("passed" if check.passed else "failed", check.meaning, numbers, file, seeds)
+    outcome = "passed" if check.passed else "failed"
+    return {"outcome": outcome, "meaning": check.meaning, "numbers": numbers, "file": file, "seeds": seeds}
 
 
 def _test_splits(board: Board) -> str:
@@ -246,33 +238,15 @@ def _test_splits(board: Board) -> str:
     return "; ".join(sorted(digests)) or "no entries"
 
 
-def _metric_settings(board: Board) -> dict[str, tuple[int, str]]:
-    """Return version and settings of each metric."""
-    return {
-        metric: (found.version, ", ".join(f"{name} {value}" for name, value in found.config.items()))
-        for row in board.rows
-        for run in row.runs
-        for metric, found in run.measurements.items()
-    }
-
-
-def _column_meanings(board: Board) -> dict[str, Any]:
-    """Return what the board's columns mean, and which columns of metrics it lacks."""
-    unmeasured = [name for name in metric_columns() if name not in board.columns]
-    about = {name: meaning for name, meaning in meanings().items() if name not in unmeasured}
-    return {"column_meanings": about, "unmeasured_columns": unmeasured}
-
-
 def _commands(board: Board) -> list[tuple[str, str]]:
     """Return what a reader can check, and the command that does it."""
-    found: list[tuple[str, str | None]] = [
-        ("Build every table from its entries again:", "python -m benchmark leaderboard")
-    ]
+    found: list[tuple[str, str | None]] = [("Build every table from its entries again:", command("leaderboard"))]
     for leader, _ in board.contenders[:1]:
+        check = command("verify", f"leaderboards/{leader.files[0].as_posix()}")
         evidence = any(run.evidence for run in leader.runs)
         found += [
-            ("Check the leader's accuracies against its evidence:", leader.verify_command if evidence else None),
+            ("Check the leader's accuracies against its evidence:", check if evidence else None),
             ("Compare it with the next row, image by image:", board.compare_command(leader)),
             ("Train and measure it again:", leader.repeat_command),
         ]
-    return [(text, command) for text, command in found if command]
+    return [(text, words) for text, words in found if words]

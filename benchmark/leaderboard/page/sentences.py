@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from benchmark.leaderboard.page.board import ATTACK_NAMES, Board, BoardRow
 from benchmark.results import significance
@@ -22,12 +23,12 @@ class Answer:
     """An answer to what a newcomer asks first."""
 
     question: str
+    section: str
+    """Name of the section of the page that shows more."""
     short: str
     long: str
     tone: str
     """One of good, bad, open (nobody knows) and plain."""
-    section: str
-    """Name of the section of the page that shows more."""
 
 
 def leader(board: Board) -> str:
@@ -72,21 +73,15 @@ def _winner(board: Board) -> Answer:
         else f"withstand {board.attack}"
     )
     over = f"mean ± standard deviation over {score.seeds} seeds" if score.seeds > 1 else "one seed"
-    return Answer(
-        "Who wins?",
-        f"{best.name}, {score.mean:.1f} %",
-        f"{score.text} % of {best.runs[0].data.n} test images {what} ({over}; 95 % interval "
-        f"{_span(score.low, score.high)})."
-        + ("" if board.decisive == "autoattack" else " No row has AutoAttack, so this is an upper bound only."),
-        "good",
-        "leaderboard",
-    )
+    long = f"{score.text} % of {best.runs[0].data.n} test images {what} ({over}; 95 % interval "
+    long += f"{_span(score.low, score.high)})."
+    if board.decisive != "autoattack":
+        long += " No row has AutoAttack, so this is an upper bound only."
+    return Answer("Who wins?", "leaderboard", f"{best.name}, {score.mean:.1f} %", long, "good")
 
 
 def _lead(board: Board) -> Answer:
-    def answer(short: str, long: str, tone: str) -> Answer:
-        return Answer("By how much?", short, long, tone, "tradeoff")
-
+    answer = partial(Answer, "By how much?", "tradeoff")
     if len(board.contenders) < 2:
         return answer("no rival", "No other row was measured like this one.", "open")
     (best, score), (second, other) = board.contenders[:2]
@@ -106,9 +101,7 @@ def _lead(board: Board) -> Answer:
 
 
 def _significance(board: Board) -> Answer:
-    def answer(short: str, long: str, tone: str) -> Answer:
-        return Answer("Is the lead significant?", short, long, tone, "significance")
-
+    answer = partial(Answer, "Is the lead significant?", "significance")
     if len(board.contenders) < 2:
         return answer("no rival", "No other row was measured like this one.", "open")
     (best, score), (second, other) = board.contenders[:2]
@@ -121,10 +114,8 @@ def _significance(board: Board) -> Answer:
             f"({_span(score.low, score.high)} and {_span(other.low, other.high)})."
         )
         return answer("not tested", long, "open")
-    long = (
-        f"{best.name} minus {second.name}: {_span(found.low, found.high)} points (95 %), p = {_p(found.p)} by "
-        f"{found.test}. "
-    )
+    long = f"{best.name} minus {second.name}: {_span(found.low, found.high)} points (95 %), "
+    long += f"p = {_p(found.p)} by {found.test}. "
     if not set(best.ties) & set(second.ties):
         long += "It stays significant when corrected for the number of pairs in the table."
         return answer("significant", long, "good")
@@ -134,15 +125,11 @@ def _significance(board: Board) -> Answer:
 
 
 def _masking(board: Board) -> Answer:
-    def answer(short: str, long: str, tone: str) -> Answer:
-        return Answer("Is masking suspected?", short, long, tone, "masking")
-
+    answer = partial(Answer, "Is masking suspected?", "masking")
     checked = [row for row in board.rows if row.text("masking")]
     if not checked:
-        long = (
-            "No entry of this table has the checks for gradient masking. AutoAttack's own warnings are among the flags."
-        )
-        return answer("not measured", long, "open")
+        long = "No entry of this table has the checks for gradient masking."
+        return answer("not measured", f"{long} AutoAttack's own warnings are among the flags.", "open")
     suspects = [row for row in checked if not row.text("masking").startswith(_CLEAR)]
     unchecked = board.names_without(lambda row: row in checked)
     rest = f" Without a verdict: {listed(unchecked)}." if unchecked else ""
@@ -158,15 +145,14 @@ def _masking(board: Board) -> Answer:
 
 
 def _samples(board: Board) -> Answer:
-    def answer(short: str, long: str, tone: str) -> Answer:
-        return Answer("What do the samples look like?", short, long, tone, "samples")
-
+    answer = partial(Answer, "What do the samples look like?", "samples")
     best, _ = board.contenders[0]
     score, start = best.score("generation_agreement"), best.score("generation_agreement_start")
     if score is None:
         return answer("not measured", f"No generated images of {best.name} were measured.", "open")
-    long = "The reference classifier recognises the wanted class in this share of the images that "
-    long += f"{best.name} generates"
+    long = (
+        f"The reference classifier recognises the wanted class in this share of the images that {best.name} generates"
+    )
     long += f"; before any step it does so in {start.mean:.1f} %, so look at the pictures." if start else "."
     distances = [(distance.mean, row) for row in board.rows if (distance := row.score("fid_ref"))]
     if distances:

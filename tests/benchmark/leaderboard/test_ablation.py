@@ -260,7 +260,7 @@ def test_two_rows_from_end_to_end(define: Callable[..., Path], command: Any, tmp
         (("beta", "--metrics", "pgd2"), 'Did you mean "pgd20"?'),
         (("beta", "--dataset", "digit"), 'Did you mean "digits"?'),
         (("beta", "--seeds", "x"), "--seeds takes whole numbers"),
-        (("beta", "--limit", "0"), "--limit must be at least 1, not 0."),
+        (("beta", "--limit", "0"), "The limit must be at least 1, not 0."),
         ((), "Missing argument 'name'"),
     ],
 )

@@ -13,11 +13,9 @@ from xml.etree import ElementTree
 import pytest
 from matplotlib.figure import Figure
 
-from benchmark.leaderboard.figures.cascade import Cascade, cascade
-from benchmark.leaderboard.figures.comparison import ComparedColumn, comparison
-from benchmark.leaderboard.figures.curves import Curve, curves
-from benchmark.leaderboard.figures.dot_plot import DotPlotRow, dot_plot
+from benchmark.leaderboard.figures.attacks import Cascade, Curve, cascade, curves
 from benchmark.leaderboard.figures.histograms import HistogramPanel, histograms
+from benchmark.leaderboard.figures.rows import ComparedColumn, DotPlotRow, comparison, dot_plot
 from benchmark.leaderboard.figures.trade_off import Point, trade_off
 from methods.errors import InputError
 

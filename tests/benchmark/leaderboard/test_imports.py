@@ -24,5 +24,5 @@ def test_no_module_of_leaderboard_and_results_loads_torch() -> None:
     loaded = set(finished.stdout.split())
     files = [path for name in ("leaderboard", "results") for path in (ROOT / "benchmark" / name).rglob("*.py")]
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in files}
-    assert {"benchmark.leaderboard.figures.canvas", "benchmark.leaderboard.page.sections"} <= modules <= loaded
+    assert {"benchmark.leaderboard.figures.canvas", "benchmark.leaderboard.page.section_data"} <= modules <= loaded
     assert {"pandas", "matplotlib"} & loaded == set()

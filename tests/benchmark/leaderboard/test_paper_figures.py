@@ -10,8 +10,7 @@ import pytest
 
 from benchmark.evaluation.runner import evaluate
 from benchmark.leaderboard import paper_figures
-from benchmark.leaderboard.figures.cascade import Cascade
-from benchmark.leaderboard.figures.curves import Curve
+from benchmark.leaderboard.figures.attacks import Cascade, Curve
 from benchmark.leaderboard.figures.trade_off import Point
 from benchmark.leaderboard.paper_figures import write_figures
 from benchmark.results.entry import Entry, Measurement

@@ -185,7 +185,7 @@ def test_text_from_entries_stays_text(full_page: Any, hostile: str) -> None:
 
 def test_templates_escape_what_they_are_given_and_miss_nothing_silently() -> None:
     """What every template relies on: text and attributes are escaped, absent attributes left out, and gaps an error."""
-    templates = report._templates()
+    templates = report._TEMPLATES
     grid = '{% from "parts.html" import grid %}'
     grid += '{% call(line) grid(name, "x", [(name, "", none)], [(name,)]) %}{% endcall %}'
     made = "".join(templates.from_string(grid).render(name="<b>\"'&").split("\n"))

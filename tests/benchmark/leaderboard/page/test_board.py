@@ -1,10 +1,13 @@
-"""Rows of a board: their names, and the commands that repeat and compare them."""
+"""Boards as they are read, the names of their rows, and the commands that repeat and compare them."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmark.leaderboard.page.board import Board, board_rows
+import pytest
+
+from benchmark.leaderboard.page.board import Board, board_rows, read_boards
 from benchmark.results.entry import Entry
+from methods.errors import InputError
 
 Make = Callable[..., Entry]
 
@@ -31,3 +34,20 @@ def test_commands_repeat_the_row(entry: Make) -> None:
     outside = entry("net.py:make", subject=subject, seed=None, config_digest=None)
     (row,) = board_rows({Path("a.json"): outside})
     assert row.repeat_command.startswith("python -m benchmark evaluate --model net.py:make")
+
+
+def test_boards_come_fullest_first_with_the_ablations_under_their_protocol(full_results: Path) -> None:
+    first, second = read_boards(full_results)
+    assert [sum(len(row.runs) for row in board.rows) for board in (first, second)] == [7, 1]
+    (ablation,) = first.ablations
+    assert ablation.protocol == first.protocol
+    assert "ce, pull" in [row["row"] for row in ablation.rows]
+    assert "dataset" not in ablation.columns
+    assert "clean" in ablation.columns
+    assert list(second.ablations) == []
+
+
+def test_an_ablation_without_its_table_is_told(leaderboards: Path) -> None:
+    (leaderboards / "digits" / "linf-0.15" / "ablations" / "inner_objective" / "table.csv").unlink()
+    with pytest.raises(InputError, match=r"table\.csv cannot be read.* build it by python -m benchmark leaderboard"):
+        read_boards(leaderboards)
