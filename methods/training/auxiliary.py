@@ -1,7 +1,5 @@
 """A network of a method's own beside the one that is trained: a teacher, a strategy network."""
 
-from __future__ import annotations
-
 from methods.backbones import BackboneConfig, Classifier, build
 from methods.errors import InputError
 from methods.training.method import Task

@@ -4,8 +4,6 @@ A bare ``torch.compile`` compiles the network anew for every combination of flag
 them runs it uncompiled without a word. Here each situation has a graph of its own, and what has none runs as it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Iterable
 
 import torch

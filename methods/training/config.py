@@ -4,8 +4,6 @@ A mapping (from YAML) is laid over a dataclass instance field by field; an unkno
 of range is an InputError that names the key. Numbers may be written as fractions ("2/255").
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

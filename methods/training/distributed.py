@@ -7,8 +7,6 @@ SAM takes two gradients. So gradients are added up in one exchange where the opt
 (:class:`methods.training.optim.Updater`), which overlaps with no computation.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import pickle

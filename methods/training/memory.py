@@ -1,7 +1,5 @@
 """Attacks on a device that is too small for them: their passes in eval mode are taken apart, and the record says so."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

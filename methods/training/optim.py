@@ -1,7 +1,5 @@
 """Optimiser and learning-rate schedule; the rate is a pure function of the step, so it needs no state."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Samples of a run on disk: grids as PNG, the replay buffer, and cheap numbers on their quality for the log."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A frozen classifier beside the one that is trained, which a method looks at and never moves."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path

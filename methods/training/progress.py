@@ -3,8 +3,6 @@
 A process that works for another one reports there instead: see :func:`reported_to`.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The reward of a crafted batch: the damage it does to a model, and the good of having learnt from it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 
 import torch

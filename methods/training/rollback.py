@@ -5,8 +5,6 @@ a sound validation, and the files of the best weights so far, since later ones m
 to collapse.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from pathlib import Path

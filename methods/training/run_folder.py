@@ -9,8 +9,6 @@
 - state.pt and good-*.pt: what a resume and a rollback need (``rollback``), gone when the training has ended
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection
 from dataclasses import asdict

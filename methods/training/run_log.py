@@ -3,8 +3,6 @@
 What the detector has seen is a function of the lines, so a resumed training restores it from the file.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -3,8 +3,6 @@
 Weights and streams depend on the seed alone, never on what was drawn before.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The two are apart because a rollback undoes the first and not the second. The ke
 format of state.pt and good-*.pt: a training that was interrupted under an earlier version resumes under this one.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, cast
 

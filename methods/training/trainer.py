@@ -13,8 +13,6 @@ What the loop is given is made in ``setup``; what it changes is a ``state``, whi
 what it leaves behind is described in ``run_folder`` and ``run_log``.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext

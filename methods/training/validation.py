@@ -1,7 +1,5 @@
 """What a validation looks at: accuracies on the validation images, the weights, and the samples of a replay buffer."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

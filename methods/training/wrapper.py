@@ -1,7 +1,5 @@
 """A method around another, which it takes by name from the registry, so that no combination needs a file."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
