@@ -44,10 +44,6 @@ class Setup:
     undecayed: list[str]
     """Names of the parameters that weight decay leaves alone."""
 
-    def streams(self, experiment: Experiment, seed: int) -> tuple[Stream | MixedStream, Stream | None]:
-        """Return the streams of labelled images and of images for p(x), as :func:`streams` makes them."""
-        return streams(experiment, self.train_set, self.generated, self.state.method.density, seed)
-
 
 def set_up(experiment: Experiment, dataset: Dataset, device: torch.device) -> Setup:
     """Build what an experiment trains, on one device; on several, every rank builds the same.
@@ -156,14 +152,10 @@ def build_method(experiment: Experiment, dataset: Dataset) -> Method:
 def streams(
     experiment: Experiment, train_set: ImageSet, generated: ImageSet | None, density: bool, seed: int
 ) -> tuple[Stream | MixedStream, Stream | None]:
-    """Return the stream of labelled batches and, with ``density``, that of batches for p(x).
+    """Return the stream of labelled batches and, with ``density``, that of batches for p(x), drawn independently.
 
-    Args:
-        experiment: batch sizes and augmentations.
-        train_set: the training images.
-        generated: images that a share of each labelled batch is taken from, where there are any.
-        density: whether the method asks for images for p(x), drawn independently of the labelled ones.
-        seed: decides order and augmentation.
+    A share of each labelled batch is of the ``generated`` images, where there are any; ``seed`` decides order and
+    augmentation.
 
     Raises:
         InputError: a batch holds more images than there are.
