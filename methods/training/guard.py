@@ -32,10 +32,7 @@ _SENTENCES = {
 class Guard:
     """When a training counts as collapsed, and what happens then; a limit that is null is not watched.
 
-    Values that are NaN or infinite always count, and at once.
-
-    Raises:
-        InputError: a value is out of range.
+    Values that are NaN or infinite always count, and at once. A field out of range is an InputError.
     """
 
     action: Literal["stop", "rollback"] = "stop"

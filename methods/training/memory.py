@@ -18,12 +18,7 @@ def fitted(inner: Callable[[], R], model: nn.Module, images: int, rows: int | No
 
     Where the device is full that number is halved, and ``inner`` starts again. In eval mode the images do not see each
     other, so this changes nothing but rounding; every pass for input gradients then costs another forward pass.
-
-    Args:
-        inner: an inner problem; begun again it must do the same.
-        model: its network, of which the classifiers are told.
-        images: the most that a pass of it takes.
-        rows: where to begin.
+    ``images`` is the most that a pass takes, and ``rows`` where to begin.
 
     Raises:
         DeviceFull: in train mode, where BatchNorm makes the images see each other, or with a single image.

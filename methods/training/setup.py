@@ -68,18 +68,14 @@ def set_up(experiment: Experiment, dataset: Dataset, device: torch.device) -> Se
     total_steps = config.epochs * labelled.steps_per_epoch
     modules = {"model": model, "method": method}
     named = {f"{part}.{name}": p for part, module in modules.items() for name, p in module.named_parameters()}
-    undecayed: list[str] = []
-    if not config.decay_norm:
-        undecayed = [f"{part}.{name}" for part, module in modules.items() for name in normalisation(module)]
+    norms = [f"{part}.{name}" for part, module in modules.items() for name in normalisation(module)]
+    undecayed = [] if config.decay_norm else norms
     trainable = [parameter for parameter in named.values() if parameter.requires_grad]
     chosen = optimizer(trainable, config, [named[name] for name in undecayed])
-    ema = None
-    if config.ema is not None:
-        ema = AveragedModel(model, multi_avg_fn=average(config, total_steps))
+    ema = None if config.ema is None else AveragedModel(model, multi_avg_fn=average(config, total_steps))
     network: nn.Module = model
     if config.compile:
-        sizes = (config.batch_size, density_batch(experiment))
-        own = [of.stop - of.start for of in map(ranks.share, sizes)]
+        own = [of.stop - of.start for of in map(ranks.share, (config.batch_size, density_batch(experiment)))]
         # Where ranks exchange batch statistics, no graph can hold a pass in train mode.
         network = Compiled(model, own, train_mode=ranks.count() == 1)
     return Setup(

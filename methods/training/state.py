@@ -208,12 +208,9 @@ class Rollbacks:
         state.history.snapshots = [*state.history.snapshots, name][-_GENERATIONS:]
 
     def go_back(self, seen: dict[str, Any], sentence: str, log: RunLog) -> None:
-        """Return to the older snapshot, and put on record that and why.
+        """Return to the older snapshot, and put on record that and why, in the log and for the user.
 
-        Args:
-            seen: where and by which limit the collapse was seen.
-            sentence: the same for the user.
-            log: gets a line for the intervention.
+        ``seen`` says where and by which limit the collapse was seen, and so does ``sentence``, in words.
 
         Raises:
             InputError: the snapshot is truncated, foreign, or that of another run.
