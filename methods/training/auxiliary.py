@@ -91,10 +91,8 @@ class Pretrained(nn.Module):
 
     def ready(self) -> None:
         """Train the network unless that is done; a function of the seed and the images alone."""
-        if not self.fitted:
-            self._fit()
-
-    def _fit(self) -> None:
+        if self.fitted:
+            return
         if self.images is None:
             raise RuntimeError("prepare(train) comes before the first step")
         settings, network = TrainConfig(epochs=self.config.epochs, schedule="cosine"), self.network

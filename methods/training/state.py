@@ -120,10 +120,9 @@ class TrainState:
         return self.learnt() | asdict(self.history)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned; the commits of this process are added to those of the state.
+        """Take over what :meth:`state_dict` returned; it raises what :meth:`load_learnt` does.
 
-        Raises:
-            KeyError, TypeError, RuntimeError, ValueError: the state is that of another training.
+        The commits of this process are added to those of the state.
         """
         self.load_learnt(state)
         history = History(**{item.name: state[item.name] for item in fields(History)})

@@ -120,12 +120,11 @@ class _Training:
         state, guard = self.state, self.experiment.guard
         title = f"train {_title(self.experiment, self.dataset)}"
         state.model.train()
-        with (
-            progress(title, self.setup.total_steps, state.done)
-            if writes()
-            else nullcontext(lambda completed, status="": None) as advance,
-            open_log(self.folder, state.history.log_bytes, guard) if writes() else no_log(guard) as log,
-        ):
+        shown, opened = nullcontext(lambda completed, status="": None), no_log(guard)
+        if writes():
+            shown = progress(title, self.setup.total_steps, state.done)
+            opened = open_log(self.folder, state.history.log_bytes, guard)
+        with shown as advance, opened as log:
             if self.rollbacks.wanted and not state.history.snapshots:
                 self.rollbacks.snapshot()
             self._loop(advance, log)
