@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from methods.errors import InputError
 from methods.primitives.attacks import PGD
-from methods.primitives.ce_attack import ce_attack
+from methods.primitives.classifier_attacks import ce_attack
 from methods.primitives.gradient_surgery import edited_gradient
 from methods.primitives.losses import cross_entropy
 from methods.primitives.ranks import add_up, mean

@@ -20,7 +20,7 @@ from torch import nn
 
 from methods.errors import InputError, not_negative
 from methods.primitives.modes import fixed_statistics
-from methods.primitives.weight_perturbation import perturbed, weight_perturbation
+from methods.primitives.sharpness import perturbed, weight_perturbation
 from methods.training.method import Batch, Card, Losses, Update
 from methods.training.wrapper import Wrapper, WrapperConfig
 

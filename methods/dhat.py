@@ -30,8 +30,8 @@ from methods.primitives.losses import accuracy, cross_entropy, kl_divergence
 from methods.primitives.modes import AttackMode, attacked
 from methods.primitives.saliency import grad_cam
 from methods.primitives.threat import ThreatModel
+from methods.training.auxiliary import Pretrained, PretrainedConfig
 from methods.training.method import Batch, Card, Inner, Losses, Method, Task
-from methods.training.pretrained import Pretrained, PretrainedConfig
 
 
 @dataclass(frozen=True)

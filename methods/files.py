@@ -3,8 +3,6 @@
 Nothing but the standard library is imported, so that what writes tables need not load torch.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

@@ -20,13 +20,12 @@ from torch import nn
 
 from methods.errors import InputError, not_negative
 from methods.primitives.attacks import PGD
-from methods.primitives.ce_attack import ce_attack
+from methods.primitives.classifier_attacks import ce_attack, trades_attack
 from methods.primitives.cutmix import cutmix
 from methods.primitives.losses import accuracy, cross_entropy, kl_divergence
 from methods.primitives.modes import AttackMode
 from methods.primitives.ranks import mean
 from methods.primitives.targets import one_hot, soft_targets
-from methods.primitives.trades_attack import trades_attack
 from methods.training.method import Batch, Card, Inner, Losses, Method
 
 

@@ -24,10 +24,9 @@ from torch import Tensor, nn
 
 from methods.backbones import BackboneConfig
 from methods.errors import InputError
-from methods.primitives.ce_attack import ce_attack
+from methods.primitives.classifier_attacks import ce_attack, trades_attack
 from methods.primitives.per_sample_attack import Choices, PerSamplePGD
 from methods.primitives.reinforce import Policy, PolicySGD
-from methods.primitives.trades_attack import trades_attack
 from methods.training.auxiliary import auxiliary
 from methods.training.method import Batch, Card, Inner, Losses, Task, Update
 from methods.training.reward import Reward, check_mass, smoothed

@@ -24,10 +24,10 @@ from methods.backbones import BackboneConfig
 from methods.data import ImageSet
 from methods.errors import InputError, not_negative
 from methods.primitives.attacks import PGD
+from methods.primitives.classifier_attacks import trades_attack
 from methods.primitives.losses import accuracy, cross_entropy, kl_divergence
 from methods.primitives.modes import mode
 from methods.primitives.ranks import mean
-from methods.primitives.trades_attack import trades_attack
 from methods.training.auxiliary import auxiliary
 from methods.training.checkpoint import load_checkpoint
 from methods.training.method import Batch, Card, Inner, Losses, Method, Task

@@ -17,7 +17,7 @@ from torch import nn
 
 from methods.errors import not_negative
 from methods.primitives.attacks import PGD
-from methods.primitives.ce_attack import ce_attack
+from methods.primitives.classifier_attacks import ce_attack
 from methods.primitives.losses import accuracy, boosted_cross_entropy, cross_entropy, kl_divergence
 from methods.primitives.ranks import mean
 from methods.training.method import Batch, Card, Inner, Losses, Method

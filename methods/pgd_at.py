@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from methods.primitives.attacks import PGD
-from methods.primitives.ce_attack import ce_attack
+from methods.primitives.classifier_attacks import ce_attack
 from methods.primitives.losses import accuracy, cross_entropy
 from methods.primitives.modes import AttackMode
 from methods.primitives.ranks import mean

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from methods.errors import InputError, not_negative
 from methods.primitives.attacks import PGD
+from methods.primitives.classifier_attacks import trades_attack
 from methods.primitives.losses import accuracy, squared_error
 from methods.primitives.modes import AttackMode, attacked
 from methods.primitives.ranks import mean
 from methods.primitives.targets import one_hot
-from methods.primitives.trades_attack import trades_attack
 from methods.training.method import Batch, Card, Inner, Losses, Method
 
 

@@ -18,10 +18,10 @@ from torch.nn.functional import softplus
 
 from methods.errors import not_negative
 from methods.primitives.attacks import PGD
+from methods.primitives.classifier_attacks import trades_attack
 from methods.primitives.energy import marginal_energy
 from methods.primitives.losses import accuracy, cross_entropy, kl_divergence
 from methods.primitives.ranks import mean
-from methods.primitives.trades_attack import trades_attack
 from methods.training.method import Batch, Card, Inner, Losses, Method
 
 

@@ -39,10 +39,7 @@ REGISTRY = "methods"
 PAPER_RANK = len(LAYERS)
 BENCHMARK_RANK = PAPER_RANK + 1
 MEASURING = "benchmarks"
-LOOP = {
-    f"methods.training.{name}"
-    for name in ("trainer", "setup", "state", "validation", "rollback", "run_log", "run_folder", "devices")
-}
+LOOP = {f"methods.training.{name}" for name in ("trainer", "setup", "state", "validation", "run_folder", "devices")}
 """The training loop and what belongs to it alone."""
 MAY_ASK_THE_REGISTRY = {"benchmark.cli.listing", "methods.training", "paper", MEASURING}
 ROBUSTBENCH_FILE = "benchmark.models.robustbench_import"

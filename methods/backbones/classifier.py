@@ -21,11 +21,7 @@ SMALLEST_SIDE, LARGEST_SIDE = 8, 512
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Which network, and how its input is normalised. ``build`` makes it.
-
-    Raises:
-        InputError: an unknown architecture, norm or normalisation, or an impossible depth, width or momentum.
-    """
+    """Which network, and how its input is normalised. ``build`` makes it. A field out of range is an InputError."""
 
     architecture: str = "wrn"  # a Dialect of wide residual networks, a Shape of ResNet-18, or "timm:<name>"
     depth: int = 28  # 6n+4; ResNets: 18; not for timm
@@ -66,11 +62,8 @@ class BackboneConfig:
 class Classifier(nn.Module):
     """A network behind its input normalisation; what every attack, sampler, loss and metric sees.
 
-    Args:
-        network: normalised images [B,C,H,W] -> logits [B,K].
-        num_classes: K.
-        image_shape: (C, H, W) the network was built for.
-        mean, std: per channel, in [0,1] units; kept in the state dict.
+    The network maps normalised images [B,C,H,W] to logits [B,K]. ``mean`` and ``std``, per channel in [0,1] units, are
+    kept in the state dict.
 
     Attributes:
         autocast: data type the network runs in under ``torch.autocast``; None leaves it alone. Logits are

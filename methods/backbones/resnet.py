@@ -46,10 +46,8 @@ class BasicBlock(nn.Module):
 class ResNet(ResidualNetwork):
     """ResNet-18; normalised images [B,C,H,W] -> logits [B,K].
 
-    Args:
-        shape: ``"resnet"``, ``"preact-resnet"`` or ``"resnet-highres"``, see the module.
-        widen: width factor; the four stages have 16, 32, 64 and 128 times as many channels. The papers': 4.
-        momentum: of batch normalisation, in PyTorch's convention (the weight of the new batch).
+    The four stages have 16, 32, 64 and 128 times ``widen`` channels (papers: 4); ``momentum`` is the weight of the new
+    batch in batch normalisation, as in PyTorch.
     """
 
     def __init__(self, shape: Shape, widen: int, in_channels: int, num_classes: int, momentum: float = 0.1) -> None:

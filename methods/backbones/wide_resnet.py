@@ -43,10 +43,8 @@ def _leaky(x: Tensor) -> Tensor:
 class PlainBlock(nn.Module):
     """Residual block of the plain network; [B,in,H,W] -> [B,out,H/stride,W/stride].
 
-    Without normalisation the convolutions get a bias, which its affine part would have supplied.
-
-    Args:
-        swish: SiLU in place of ReLU, and padding as TensorFlow's "SAME".
+    Without normalisation the convolutions get a bias, which its affine part would have supplied. ``swish``: SiLU in
+    place of ReLU, and padding as TensorFlow's "SAME".
     """
 
     def __init__(
@@ -127,7 +125,6 @@ class WideResNet(ResidualNetwork):
     branches would double the variance with every block when nothing rescales them.
 
     Args:
-        dialect: ``"wrn"``, ``"jem-wrn"`` or ``"swish-wrn"``, see the module.
         depth: 6n+4, with n residual blocks in each of the three stages.
         widen: width factor; the stages have 16, 32 and 64 times as many channels.
         momentum: of batch normalisation, in PyTorch's convention (the weight of the new batch).

@@ -54,11 +54,7 @@ def read_generated(path: Path, num_classes: int, image_shape: tuple[int, int, in
     """Read generated images: ``image`` (uint8 [N,H,W,C] or [N,C,H,W]) and ``label`` (integers [N] in 0..K-1).
 
     These are the keys of the sets of Rebuffi et al. (2021) and of Wang et al. (2023). Nothing in the file is unpickled.
-
-    Args:
-        path: an .npz file.
-        num_classes: K of the data set that they join.
-        image_shape: (C, H, W) of that data set.
+    ``num_classes`` K and ``image_shape`` (C, H, W) are those of the data set that they join.
 
     Raises:
         InputError: no such file, a missing array, or one with a wrong shape, type or value.

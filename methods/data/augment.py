@@ -18,12 +18,8 @@ def crop(images: Tensor, padding: int, mode: PaddingMode, generator: torch.Gener
     """Pad each image by ``padding`` pixels on every side and cut out a window of the old size at random.
 
     Zero padding: TRADES, MART; reflection: Rice et al. and the JEM family (adversarial-training practice with
-    ``padding=4`` at 32x32).
-
-    Args:
-        images: [B,C,H,W], uint8 or float.
-        padding: pixels; each image draws its two offsets uniformly from 0..2*padding.
-        mode: "zero", or "reflect" about the edge pixel, for which padding is less than H and W.
+    ``padding=4`` at 32x32). Each image of [B,C,H,W] draws its two offsets uniformly from 0..2*padding. Reflection is
+    about the edge pixel, and its padding less than H and W.
     """
     batch, _, height, width = images.shape
     if mode == "reflect" and padding >= min(height, width):
@@ -47,11 +43,7 @@ def flip(images: Tensor, generator: torch.Generator) -> Tensor:
 def cutout(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
     """Set a square of each image [B,C,H,W] to 0 (DeVries and Taylor 2017, arXiv 1708.04552; 16 at 32x32).
 
-    Its centre is uniform over the pixels, so that a part of the square may lie outside.
-
-    Args:
-        images: [B,C,H,W], uint8 or float.
-        side: of the square, in pixels.
+    Its centre is uniform over the pixels, so that a part of the square, ``side`` pixels wide, may lie outside.
     """
     inside = []
     for size in images.shape[2:]:

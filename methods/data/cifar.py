@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
@@ -24,9 +23,6 @@ def read(name: str, root: Path) -> Pool:
         reason = " ".join(str(error).split()).rstrip(".")
         remedy = f"place {source.filename} in {root} (source: {source.url})"
         raise InputError(f"{name} could not be downloaded ({reason}): {remedy}.") from error
-    return Pool(tuple(train.classes), *(image_set(half.data, half.targets) for half in (train, test)))
-
-
-def image_set(images: np.ndarray, labels: list[int]) -> ImageSet:
-    """Convert torchvision's arrays: uint8 [N,H,W,3] and a list of N labels."""
-    return ImageSet(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels))
+    images = (torch.from_numpy(half.data).permute(0, 3, 1, 2).contiguous() for half in (train, test))
+    labels = (torch.tensor(half.targets) for half in (train, test))
+    return Pool(tuple(train.classes), *map(ImageSet, images, labels))

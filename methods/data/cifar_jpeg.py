@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from methods.data import arrays
+from methods.data.folder import decode, stack
 from methods.data.images import ImageSet, Pool
-from methods.data.pictures import decode, stack
 from methods.data.splits import interleaved
 from methods.errors import InputError
+from methods.files import write
 
 ARCHIVE = "cifar10-jpeg.tar.gz"
 
@@ -88,24 +89,16 @@ def decode_archive(archive: Path) -> Pool:
 
 
 def _write(cache: Path, pool: Pool) -> None:
-    """Write the cache under a temporary name first, so that no reader ever meets half a file."""
-    temporary = cache.with_suffix(f".{os.getpid()}.tmp")
+    def save(temporary: Path) -> None:
+        x_train, y_train, x_test, y_test = (
+            part.numpy() for split in (pool.train, pool.test) for part in (split.images, split.labels)
+        )
+        classes = np.array(pool.classes)
+        # An open file, since numpy would give the name of any other kind its own ending.
+        with temporary.open("wb") as file:
+            np.savez(file, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test, classes=classes)
+
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                np.savez(
-                    file,
-                    x_train=pool.train.images.numpy(),
-                    y_train=pool.train.labels.numpy(),
-                    x_test=pool.test.images.numpy(),
-                    y_test=pool.test.labels.numpy(),
-                    classes=np.array(pool.classes),
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, cache)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"The decoded images cannot be written to {cache.parent}: {error}.") from error
+        write(cache, save)
+    except InputError as error:
+        raise InputError(f"The decoded images cannot be written to {cache.parent}: {error.__cause__}.") from error

@@ -1,13 +1,21 @@
-"""A folder of image files: train/<class>/... and test/<class>/..."""
+"""Image files: decoding them, and a folder of them, train/<class>/... and test/<class>/..."""
 
+import sys
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO, TypeVar
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
+from torch import Tensor
 
 from methods.data.images import ImageSet, Pool
-from methods.data.pictures import decode, stack
 from methods.data.splits import interleaved
 from methods.errors import InputError
+
+Item = TypeVar("Item")
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -17,12 +25,8 @@ def read(path: Path, size: int | None) -> Pool:
 
     Classes are the sorted names of the folders in ``train``; inside them, image files are found at any depth;
     hidden files and other files are passed over. Images are ordered by (position within the class, class), so
-    that the first N are balanced, which ``--limit N`` relies on.
-
-    Args:
-        path: the folder that contains ``train`` and ``test``.
-        size: where given, the largest centred square of each image is resampled to ``size`` x ``size``;
-            without it, all images need one size.
+    that the first N are balanced, which ``--limit N`` relies on. With a ``size``, the largest centred square of each
+    image is resampled to ``size`` x ``size``; without it, all images need one size.
 
     Raises:
         InputError: a missing or empty folder, fewer than two classes, classes of train and test that differ,
@@ -59,3 +63,51 @@ def _files(folder: Path) -> list[Path]:
     if not files:
         raise InputError(f"{folder} holds no images.")
     return files
+
+
+def decode(file: IO[bytes] | Path, name: str, size: int | None = None) -> np.ndarray:
+    """Decode one image file, ``name`` in errors, to RGB, uint8 [H,W,3].
+
+    With a ``size``, the largest centred square is resampled (bicubic) to ``size`` x ``size``.
+
+    Raises:
+        InputError: Pillow cannot read it.
+    """
+    # A damaged file makes Pillow raise anything from OSError to SyntaxError, struct.error and its own errors.
+    try:
+        with Image.open(file) as image:
+            picture = image.convert("RGB")
+    except Exception as error:
+        raise InputError(f"{name} is not a readable image.") from error
+    if size is not None:
+        picture = ImageOps.fit(picture, (size, size))
+    return np.asarray(picture)
+
+
+def stack(pictures: Iterable[np.ndarray], where: str) -> Tensor:
+    """Collect pictures [H,W,3] into one tensor [N,3,H,W], with a count on stderr.
+
+    Raises:
+        InputError: the pictures differ in size.
+    """
+    collected: list[np.ndarray] = []
+    for picture in _counted(pictures, f"decoding {where}"):
+        if collected and picture.shape != collected[0].shape:
+            sizes = [f"{width}x{height}" for height, width, _ in (collected[0].shape, picture.shape)]
+            raise InputError(f"The images in {where} differ in size ({' and '.join(sizes)}): set data.size.")
+        collected.append(picture)
+    return torch.from_numpy(np.stack(collected)).permute(0, 3, 1, 2).contiguous()
+
+
+def _counted(items: Iterable[Item], activity: str) -> Iterator[Item]:
+    start = "\r" if sys.stderr.isatty() else ""
+    shown = time.monotonic()
+    count = 0
+    try:
+        for count, item in enumerate(items, start=1):
+            yield item
+            if start and time.monotonic() - shown > 0.2:
+                shown = time.monotonic()
+                print(f"{start}{activity}: {count:,} images", end="", file=sys.stderr, flush=True)
+    finally:
+        print(f"{start}{activity}: {count:,} images", file=sys.stderr, flush=True)

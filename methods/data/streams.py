@@ -14,11 +14,7 @@ from methods.primitives.random import generator, normal_like
 
 @dataclass(frozen=True)
 class Augment:
-    """What happens to each training image, in this order.
-
-    Raises:
-        InputError: a negative padding or noise, or an unknown padding mode.
-    """
+    """What happens to each training image, in this order. A field out of range is an InputError."""
 
     padding: int = 0  # pixels on every side before a random crop of the old size; papers: 4 at 32x32
     padding_mode: PaddingMode = "zero"  # "reflect": Rice et al., JEM family
@@ -44,14 +40,8 @@ class Stream:
 
     Nothing drawn here depends on what was drawn before: the order of an epoch comes from the epoch's number,
     and each step has an augmentation generator of its own. Streams with different names are independent. All
-    random numbers are drawn on the CPU, so batches are the same on every device; images stay where they are.
-
-    Args:
-        data: the images, on the device the batches are wanted on.
-        batch_size: B; the last batch of an epoch is smaller unless ``drop_last``.
-        augment: crop, flip, noise and cutout.
-        seed, name: of the random streams.
-        drop_last: leave out the last batch of an epoch where it is not full.
+    random numbers are drawn on the CPU, so batches are the same on every device; images stay where they are. The last
+    batch of an epoch is smaller, or with ``drop_last`` left out.
 
     Raises:
         InputError: no images, a batch size below 1, or ``drop_last`` with fewer images than one batch.
@@ -95,16 +85,8 @@ class MixedStream:
 
     A batch of B holds int(share B) generated images, drawn with replacement, and else real ones, drawn without
     replacement from an order that begins anew with each epoch. An epoch has as many steps as if all images were real,
-    ceil(N/B), so that it shows only about 1 - share of them. As with :class:`Stream`, a batch is a pure function of
-    its step.
-
-    Args:
-        data: the real images, on the device the batches are wanted on.
-        generated: the generated ones, of the same shape and on the same device.
-        share: of generated images, in [0, 1).
-        batch_size: B; every batch is full.
-        augment: crop, flip, noise and cutout, of both kinds alike.
-        seed, name: of the random streams.
+    ceil(N/B), so that it shows only about 1 - share of them. Every batch is full, and both kinds are augmented alike.
+    As with :class:`Stream`, whose arguments these are, a batch is a pure function of its step.
 
     Raises:
         InputError: fewer real images than a batch takes.

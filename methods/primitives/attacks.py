@@ -33,10 +33,7 @@ class PGD:
     One attack for every objective (cross-entropy, TRADES's KL, an energy): an objective takes images to
     values, so the model's mode and frozen parameters are the caller's business
     (:func:`methods.primitives.modes.frozen`). Images that the objective calls done take no more steps; a done
-    image outranks every value.
-
-    Raises:
-        InputError: a field is out of range.
+    image outranks every value. A field out of range is an InputError.
     """
 
     steps: int = 10

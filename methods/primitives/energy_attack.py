@@ -24,10 +24,7 @@ class EnergyAttack:
     """x_adv = argmax over the eps ball of an energy, less a perceptual distance (arXiv 2505.19459, eqs. 11 to 13).
 
     The released code (jkcjkc/EB-JDAT at 327ea16) differs from the paper in each of these options; it is
-    ``objective="code_literal", perceptual="logit_cos", scale="faithful"``.
-
-    Raises:
-        InputError: a field is out of range.
+    ``objective="code_literal", perceptual="logit_cos", scale="faithful"``. A field out of range is an InputError.
     """
 
     objective: Raised = "joint_energy"
@@ -77,18 +74,10 @@ class EnergyAttack:
         generator: torch.Generator,
         lpips: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Attack images ``x`` [B, ...] in [0, 1] with labels ``y`` [B].
+        """Attack images ``x`` [B, ...] in [0, 1] with labels ``y`` [B]; return x_adv, detached.
 
-        Args:
-            network: images -> logits [B, K]; its mode is the caller's business.
-            x: clean images.
-            y: labels.
-            threat: the ball.
-            generator: draws the start.
-            lpips: (x_adv, x) -> distance [B]; needed for ``perceptual="lpips"``.
-
-        Returns:
-            x_adv, detached.
+        The mode of ``network``, images -> logits [B, K], is the caller's business. The perceptual distance "lpips"
+        needs ``lpips``, (x_adv, x) -> [B].
         """
         perceptual = self._perceptual(network, x, lpips)
 

@@ -1,8 +1,8 @@
 """The state of a model during an inner computation, made explicit and given back exactly as it was found."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -23,6 +23,19 @@ class DeviceFull(torch.OutOfMemoryError):
 
 
 @contextmanager
+def held(parts: Iterable[object], attribute: str, value: Any) -> Iterator[None]:
+    """Set an attribute of each part; on leaving, give each its own value back."""
+    before = [(part, getattr(part, attribute)) for part in parts]
+    try:
+        for part, _ in before:
+            setattr(part, attribute, value)
+        yield
+    finally:
+        for part, own in before:
+            setattr(part, attribute, own)
+
+
+@contextmanager
 def mode(model: M, *, training: bool, track_statistics: bool = True) -> Iterator[M]:
     """Put every submodule in train or eval mode; on leaving, give each module its own flags back.
 
@@ -35,46 +48,35 @@ def mode(model: M, *, training: bool, track_statistics: bool = True) -> Iterator
     Raises:
         DeviceFull: in place of torch's error, with the mode.
     """
-    flags = [(module, module.training) for module in model.modules()]
     try:
-        for module, _ in flags:
-            module.training = training
-        # In eval mode this changes nothing: a BatchNorm that has buffers normalises with them.
-        with nullcontext() if track_statistics else fixed_statistics(model):
+        # In eval mode fixed statistics change nothing: a BatchNorm that has buffers normalises with them.
+        with (
+            held(model.modules(), "training", training),
+            nullcontext() if track_statistics else fixed_statistics(model),
+        ):
             yield model
     except DeviceFull:
         raise
     except torch.OutOfMemoryError as error:
         raise DeviceFull(str(error), training) from error
-    finally:
-        for module, was_training in flags:
-            module.training = was_training
 
 
 @contextmanager
 def fixed_statistics(model: M) -> Iterator[M]:
     """Let no forward pass move BatchNorm's running statistics; the modes stay, so batch statistics stay in use."""
-    tracked = [(module, module.track_running_stats) for module in model.modules() if isinstance(module, _BatchNorm)]
-    try:
-        for module, _ in tracked:
-            module.track_running_stats = False
+    with held(_norms(model), "track_running_stats", False):
         yield model
-    finally:
-        for module, tracks in tracked:
-            module.track_running_stats = tracks
 
 
 @contextmanager
 def first_statistics(model: M) -> Iterator[M]:
     """Let a forward pass in train mode replace BatchNorm's running statistics by the batch's: momentum 1."""
-    momenta = [(module, module.momentum) for module in model.modules() if isinstance(module, _BatchNorm)]
-    try:
-        for module, _ in momenta:
-            module.momentum = 1.0
+    with held(_norms(model), "momentum", 1.0):
         yield model
-    finally:
-        for module, momentum in momenta:
-            module.momentum = momentum
+
+
+def _norms(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 @contextmanager
@@ -83,15 +85,11 @@ def frozen(model: M, *, training: bool = False, track_statistics: bool = True) -
 
     A graph recorded before stays valid: back-propagating it afterwards reaches the parameters.
     """
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    with mode(model, training=training, track_statistics=track_statistics):
-        try:
-            for parameter, _ in wanted:
-                parameter.requires_grad_(False)
-            yield model
-        finally:
-            for parameter, requires_grad in wanted:
-                parameter.requires_grad_(requires_grad)
+    with (
+        mode(model, training=training, track_statistics=track_statistics),
+        held(model.parameters(), "requires_grad", False),
+    ):
+        yield model
 
 
 def attacked(model: M, attack_mode: AttackMode) -> AbstractContextManager[M]:

@@ -18,8 +18,7 @@ from methods.primitives.starts import Start, StartName
 class Chains:
     """How negatives are sampled: the settings that tell JEM, JEM++ and SADAJEM apart.
 
-    Raises:
-        InputError: a field is out of range.
+    A field out of range is an InputError.
     """
 
     sampler: SGLD = field(default_factory=SGLD)
@@ -50,10 +49,7 @@ class Chains:
 class Negatives(nn.Module):
     """The chains themselves; their buffer is the part of a method's state that is checkpointed.
 
-    Args:
-        chains: settings.
-        start: where chains begin.
-        generator: draws the first contents of the buffer, equally many of each class.
+    The generator draws its first contents, equally many of each class.
     """
 
     def __init__(self, chains: Chains, start: Start, generator: torch.Generator) -> None:
@@ -74,14 +70,9 @@ class Negatives(nn.Module):
     ) -> Tensor:
         """Continue ``n`` chains and write them back; return their ends, [n, C, H, W], detached.
 
-        Each rank has chains, and batch statistics while sampling, of its own.
-
-        Args:
-            model: whose weights are held fixed, in the mode of the settings.
-            energy: images -> [n] (with ``first_layer``: its output -> [n]).
-            n: chains, drawn from the buffer with replacement.
-            generator: draws chains, restarts and noise, on the device of the model.
-            first_layer: see :class:`SGLD`.
+        Each rank has chains, and batch statistics while sampling, of its own. Chains are drawn with replacement; the
+        weights of ``model`` are held fixed, in the mode of the settings. The generator, on the device of the model,
+        draws chains, restarts and noise. ``energy`` and ``first_layer`` are those of :meth:`SGLD.__call__`.
         """
         chains = self.chains
         index, x = self.buffer.draw(

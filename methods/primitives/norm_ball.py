@@ -18,8 +18,7 @@ _EPS = re.compile(rf"({_NUMBER})(?:\s*/\s*({_NUMBER}))?", re.IGNORECASE | re.ASC
 class NormBall:
     """A ball in a norm; ``eps``, its radius, is exact and in the units of [0, 1] images.
 
-    Raises:
-        InputError: the norm is unknown, or ``eps`` is negative, or above 1 for Linf.
+    A field out of range is an InputError.
     """
 
     norm: Norm

@@ -16,8 +16,7 @@ from methods.primitives.threat import ThreatModel
 class Choices:
     """What a strategy is chosen from; radii and steps are multiples of the threat model's eps.
 
-    Raises:
-        InputError: nothing to choose from, or something that is not positive.
+    A field out of range is an InputError.
     """
 
     eps: tuple[float, ...] = tuple(k / 8 for k in range(3, 16))

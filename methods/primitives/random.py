@@ -30,11 +30,8 @@ def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") 
 class RowsGenerator(torch.Generator):
     """A generator of which a process that holds some rows of a batch gets the numbers of these rows.
 
-    :func:`normal_like` and :func:`uniform_like` draw for the whole batch and keep the rows; nothing else may draw.
-
-    Attributes:
-        rows: those of the process.
-        of: rows of the whole batch.
+    :func:`normal_like` and :func:`uniform_like` draw for the whole batch, of ``of`` rows, and keep ``rows``, those of
+    the process; nothing else may draw.
     """
 
     rows: slice

@@ -5,8 +5,6 @@ that it would have on all rows together, and its gradients, added up over the ra
 unevenly the rows are dealt out. Where no ranks are :func:`joined`, each function is the plain computation, to the bit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar

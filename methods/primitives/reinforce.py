@@ -14,11 +14,7 @@ from methods.primitives.modes import frozen, mode
 
 @dataclass(frozen=True)
 class PolicySGD:
-    """The optimiser of a policy.
-
-    Raises:
-        InputError: a field is out of range.
-    """
+    """The optimiser of a policy. A field out of range is an InputError."""
 
     lr: float = 1e-4
     momentum: float = 0.0
@@ -43,13 +39,9 @@ class PolicySGD:
 class Policy(nn.Module):
     """Independent categorical choices for each image, one group of a network's outputs each.
 
-    The network asks for gradients in :meth:`learn` alone, so that nobody else's optimiser moves it. Everything
-    that a resume needs, the momentum included, is in the state dict.
-
-    Args:
-        network: images [B, ...] -> logits [B, sum(sizes)].
-        sizes: number of alternatives of each choice.
-        optimizer: how it learns.
+    ``sizes`` are the numbers of alternatives, and the network maps images [B, ...] to logits [B, sum(sizes)]. It asks
+    for gradients in :meth:`learn` alone, so that nobody else's optimiser moves it. Everything that a resume needs, the
+    momentum included, is in the state dict.
     """
 
     velocity: Tensor
@@ -71,13 +63,8 @@ class Policy(nn.Module):
     ) -> Tensor:
         """Make one step down  -reward * sum over choices of mean_i log pi(choice | x_i);  return that loss.
 
-        The network is in train mode and its running statistics move; there is no baseline, as in LAS-AT.
-
-        Args:
-            x: images [B, ...].
-            generator: draws the choices.
-            reward: choices, int64 [B] each, to their reward, a scalar.
-            progress: share of the training already done.
+        The network is in train mode and its running statistics move; there is no baseline, as in LAS-AT. ``reward``
+        maps choices, int64 [B] each, to a scalar; ``progress`` is the share of the training already done.
         """
         weights = list(self.network.parameters())
         self.network.requires_grad_(True)

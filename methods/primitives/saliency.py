@@ -13,12 +13,8 @@ def grad_cam(maps: Callable[[Tensor], Tensor], from_maps: Callable[[Tensor], Ten
     The feature maps weighted by the mean gradient of the label's logit over each, summed, cut at 0, each image scaled
     to [0, 1] and resized bilinearly: what jacobgil/pytorch-grad-cam computes for one target layer, with its 1e-7 beside
     each largest value and its second scaling after the resize. One forward pass, and a backward pass through the head.
-
-    Args:
-        maps: images [B,C,H,W] -> feature maps [B,D,h,w]; its mode is the caller's business.
-        from_maps: feature maps -> logits [B,K].
-        x: images.
-        y: labels, int64 [B].
+    ``maps``, whose mode is the caller's business, takes images [B,C,H,W] to feature maps [B,D,h,w], and ``from_maps``
+    those to logits [B,K]; labels are int64 [B].
     """
     with torch.no_grad():
         values = maps(x)

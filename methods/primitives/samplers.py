@@ -23,9 +23,7 @@ class SGLD:
     ``inner_steps`` N = 5 clipped steps of 0.2 against it. Behind an affine first layer these see one and the
     same gradient and are one clipped step of 0.2 N exactly (moving N times one way, clamped each time, is
     clamping once): that step is the default here, and ``inner_steps=5, step_size=0.05`` is the literal loop.
-
-    Raises:
-        InputError: a field is out of range.
+    A field out of range is an InputError.
     """
 
     steps: int = 10
@@ -129,19 +127,11 @@ class ReplayBuffer(nn.Module):
         self.register_buffer("moments", _moments(self.images))
 
     def draw(
-        self,
-        batch: int,
-        restart_probability: float,
-        fresh: Callable[[int], Tensor],
-        generator: torch.Generator,
+        self, batch: int, restart_probability: float, fresh: Callable[[int], Tensor], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Draw slots uniformly with replacement and, independently, restart some of them.
+        """Draw ``batch`` slots uniformly with replacement and, independently, restart some of them.
 
-        Args:
-            batch: number of chains B.
-            restart_probability: share of chains that begin anew (0.05 throughout the JEM family).
-            fresh: makes n new starts [n, C, H, W]; called once, with the number needed, or not at all.
-            generator: draws the slots and the restarts, on its own device.
+        ``fresh`` makes n new starts [n, C, H, W]; it is called once, with the number needed, or not at all.
 
         Returns:
             (index [B] int64 for :meth:`update`, x [B, C, H, W]), on the buffer's device; ``x`` is a copy.

@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation: the climb to the worst weights nearby."""
+"""Worse weights nearby: the climb of sharpness-aware minimisation, and adversarial weight perturbation."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from methods.errors import InputError
+from methods.primitives.ranks import add_up
+
+Perturbation = dict[nn.Parameter, Tensor]
+"""What is added to each weight."""
 
 
 @dataclass(frozen=True)
@@ -16,9 +20,7 @@ class SAM:
     """SAM (Foret et al. 2021) and its scale-invariant form ASAM (Kwon et al. 2021).
 
     w -> w + e with e = rho g / |g|, or adaptively e = rho w^2 g / | |w| g |, norms over all weights together.
-
-    Raises:
-        InputError: a negative radius.
+    A negative radius is an InputError.
     """
 
     rho: float = 2.0
@@ -54,3 +56,34 @@ class SAM:
 def _gradient(parameter: nn.Parameter) -> Tensor:
     assert parameter.grad is not None
     return parameter.grad
+
+
+def weight_perturbation(total: Tensor, model: nn.Module, gamma: float) -> Perturbation:
+    """Return v = gamma |w| g / (|g| + 1e-20) for each convolution or linear weight w, g its gradient of ``total``.
+
+    Wu et al. 2020 (csdongxian/AWP at a7acf5d). As in their code, biases and whatever else has fewer than two
+    dimensions, such as BatchNorm's weights, have no v; it is 0 where ``total`` does not depend on a weight.
+    """
+    weights = [
+        weight
+        for name, weight in model.named_parameters()
+        if name.rpartition(".")[2] == "weight" and weight.dim() > 1 and weight.requires_grad
+    ]
+    uphill = torch.autograd.grad(total, weights, materialize_grads=True)
+    add_up(uphill)
+    with torch.no_grad():
+        return {w: gamma * w.norm() / (g.norm() + 1e-20) * g for w, g in zip(weights, uphill, strict=True)}
+
+
+@contextmanager
+def perturbed(perturbation: Perturbation) -> Iterator[None]:
+    """Hold the weights at w + v; on leaving, the same v is taken off, so that a step taken inside stays."""
+    with torch.no_grad():
+        for weight, v in perturbation.items():
+            weight.add_(v)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, v in perturbation.items():
+                weight.sub_(v)

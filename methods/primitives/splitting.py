@@ -19,10 +19,7 @@ def in_pieces(function: Callable[[Tensor], Tensor], rows: int) -> Callable[[Tens
 
     Args:
         function: [n, ...] -> [n, ...], row by row, for any n.
-        rows: of a piece, at least 1; the last one may have fewer.
-
-    Raises:
-        InputError: ``rows`` is less than 1.
+        rows: of a piece, at least 1 (else InputError); the last one may have fewer.
     """
     if rows < 1:
         raise InputError(f"A piece has at least 1 row, not {rows}.")

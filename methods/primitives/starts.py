@@ -76,13 +76,8 @@ class ClassGaussian(Start):
     x ~ N(mu_y, Sigma_y + ridge^2 I), clamped to [0, 1], where Sigma_y divides by the class size n. With X the
     n images of the class as rows and z ~ N(0, I_n), mu + (X - mu)^T z / sqrt(n) has exactly that mean and
     covariance (before the ridge); it equals X^T w with weights w = 1/n + (z - mean z) / sqrt(n), so that
-    neither mu nor a d x d matrix is ever formed.
-
-    Args:
-        images: training images [N, C, H, W], uint8 in 0..255 or float in [0, 1]; kept as given, not copied.
-        labels: their classes [N].
-        num_classes: number of classes; each needs an image.
-        ridge: standard deviation of the added noise; JEM++'s sqrt(1e-4) in [-1, 1] units halves to 0.005.
+    neither mu nor a d x d matrix is ever formed. The images are kept as given, not copied. ``ridge`` is the standard
+    deviation of the added noise; JEM++'s sqrt(1e-4) in [-1, 1] units halves to 0.005.
 
     Raises:
         InputError: a class has no image.

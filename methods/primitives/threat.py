@@ -16,9 +16,6 @@ class ThreatModel(NormBall):
 
     ``eps`` is exact and in the units of [0, 1] images; 0 is legal and leaves the adversary no choice. Every
     method takes batches [B, ...] and treats the images independently.
-
-    Raises:
-        InputError: the norm is unknown, or ``eps`` is negative, or above 1 for Linf.
     """
 
     def project(self, x_adv: Tensor, x: Tensor, radius: Tensor | None = None) -> Tensor:

@@ -30,10 +30,7 @@ class MIFGSM:
 
         g <- decay g + grad / |grad|_1  (eq. 6),     x_adv <- x_adv + eps / steps steepest(g)  (eq. 7; L2: section 3.3)
 
-    With ``decay`` 0 it is I-FGSM (Kurakin et al. 2017), with one step FGSM.
-
-    Raises:
-        InputError: a field is out of range.
+    With ``decay`` 0 it is I-FGSM (Kurakin et al. 2017), with one step FGSM. A field out of range is an InputError.
     """
 
     steps: int = 10
@@ -48,16 +45,9 @@ class MIFGSM:
             raise InputError(f"A transfer attack's decay must not be negative, got {self.decay}.")
 
     def __call__(self, objective: Objective, x: Tensor, threat: ThreatModel, generator: torch.Generator) -> Tensor:
-        """Attack the images ``x`` [B, ...] in [0, 1].
+        """Attack the images ``x`` [B, ...] in [0, 1], raising the objective on the surrogate.
 
-        Args:
-            objective: what to raise, on the surrogate.
-            x: clean images.
-            threat: the ball to stay in.
-            generator: draws the neighbours, where there are any.
-
-        Returns:
-            x_adv: detached, in the ball around ``x`` and in [0, 1].
+        The generator draws the neighbours, if any. Return x_adv, detached, in the ball around ``x`` and in [0, 1].
         """
         x_adv = x = x.detach()
         step = threat.radius / self.steps

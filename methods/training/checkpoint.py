@@ -1,7 +1,5 @@
 """Tensors on disk: weights with a description of themselves, and the state of an exact resume."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,9 +4,8 @@ A bare ``torch.compile`` compiles the network anew for every combination of flag
 them runs it uncompiled without a word. Here each situation has a graph of its own, and what has none runs as it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +83,7 @@ class Compiled(Classifier):
         if len(self._graphs) == GRAPHS:
             return super()._cast(function, x)
         graph = self._graphs[situation] = _graph(function, self._backend)
-        return super()._cast(_first_call(graph), self._laid_out(x))
+        return super()._cast(partial(_first_call, graph), self._laid_out(x))
 
     def _laid_out(self, x: Tensor) -> Tensor:
         """Return ``x`` with the one layout that graphs are compiled for."""
@@ -109,23 +108,19 @@ def _graph(function: _Part, backend: Backend) -> _Part:
     return torch.compile(run, fullgraph=True, dynamic=False, backend=backend)
 
 
-def _first_call(graph: _Part) -> _Part:
-    """Return a call of ``graph`` that compiles it, and says in a sentence why it cannot be."""
+def _first_call(graph: _Part, x: Tensor) -> Tensor:
+    """Call ``graph``, which compiles it, or say in a sentence why it cannot be compiled."""
+    # Importing the compiler takes a second, which whoever only reads this module need not spend.
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._functorch import config
 
-    def call(x: Tensor) -> Tensor:
-        # Importing the compiler takes a second, which whoever only reads this module need not spend.
-        from torch._dynamo.exc import TorchDynamoException
-        from torch._functorch import config
-
-        try:
-            # A donated buffer is gone after the first of several backward passes (AGR, TDAT).
-            with config.patch(donated_buffer=False):
-                return graph(x)
-        except TorchDynamoException as error:
-            reason = _reason(error)
-            raise InputError(f"train.compile cannot compile this network ({reason}); set it to false.") from error
-
-    return call
+    try:
+        # A donated buffer is gone after the first of several backward passes (AGR, TDAT).
+        with config.patch(donated_buffer=False):
+            return graph(x)
+    except TorchDynamoException as error:
+        reason = _reason(error)
+        raise InputError(f"train.compile cannot compile this network ({reason}); set it to false.") from error
 
 
 def _probe(like: Tensor, backend: Backend) -> None:

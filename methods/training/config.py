@@ -4,8 +4,6 @@ A mapping (from YAML) is laid over a dataclass instance field by field; an unkno
 of range is an InputError that names the key. Numbers may be written as fractions ("2/255").
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -21,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from methods import get
 from methods.backbones import BackboneConfig
 from methods.data.streams import Augment
-from methods.errors import InputError, nearest
+from methods.errors import InputError, nearest, not_negative
 from methods.primitives.threat import ThreatModel
 from methods.training.guard import Guard
 
@@ -112,8 +110,7 @@ class TrainConfig:
             raise InputError(
                 f"train.decay has {len(self.decays)} factors, but there are {len(self.milestones)} milestones."
             )
-        if not self.checkpoint_seconds >= 0:
-            raise InputError(f"train.checkpoint_seconds must not be negative, not {self.checkpoint_seconds}.")
+        not_negative("train.checkpoint_seconds", self.checkpoint_seconds)
         if not 0 <= self.momentum < 1:
             raise InputError(f"train.momentum must be in [0, 1), not {self.momentum}.")
         if self.nesterov and self.momentum == 0:

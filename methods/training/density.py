@@ -1,7 +1,5 @@
 """What the JEM family shares: p(x) by contrastive divergence on persistent chains, p(y|x) by cross-entropy."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any

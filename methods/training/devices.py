@@ -1,7 +1,5 @@
 """Devices of a training: which one is meant by a name, its precision, and whether the images live on it."""
 
-from __future__ import annotations
-
 import torch
 
 from methods.data import ImageSet

@@ -7,8 +7,6 @@ SAM takes two gradients. So gradients are added up in one exchange where the opt
 (:class:`methods.training.optim.Updater`), which overlaps with no computation.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import pickle
@@ -18,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
@@ -46,17 +44,6 @@ Work = Callable[[torch.device], object]
 
 class RankFailed(RuntimeError):
     """A rank died or met an unexpected error, and all others were ended."""
-
-
-@dataclass(frozen=True)
-class _Seat:
-    """What a rank is told of its place."""
-
-    rank: int
-    of: int
-    device: str
-    rendezvous: Path
-    threads: int
 
 
 @dataclass(frozen=True)
@@ -99,12 +86,8 @@ def _cores() -> int:
 def on_devices(work: Work, device: torch.device, devices: int, title: str, told: tuple[type[Exception], ...]) -> None:
     """Do ``work`` on several devices at once, as the ranks of one computation.
 
-    Args:
-        work: what each rank does.
-        device: the kind of device: the CPU, whose threads the ranks share, or "cuda", of which each gets its own.
-        devices: how many.
-        title: of the work, for errors.
-        told: errors that are raised here as a rank raised them.
+    ``device`` is their kind: the CPU, whose threads the ranks share, or "cuda", of which each gets its own. ``title``
+    names the work in errors. Errors of the types ``told`` are raised here as a rank raised them.
 
     Raises:
         RankFailed: a rank died, or raised anything else. No rank is left.
@@ -120,8 +103,9 @@ def on_devices(work: Work, device: torch.device, devices: int, title: str, told:
             with _interrupts_ignored():
                 for rank in range(devices):
                     reader, writer = context.Pipe(duplex=False)
-                    seat = _Seat(rank, devices, device.type, Path(folder) / "rendezvous", threads)
-                    process = context.Process(target=_rank, args=(payload, seat, told, writer), daemon=True)
+                    place = (rank, devices, device.type, Path(folder) / "rendezvous")
+                    arguments = (payload, place, threads, told, writer)
+                    process = context.Process(target=_rank, args=arguments, daemon=True)
                     process.start()
                     writer.close()
                     processes.append(process)
@@ -160,10 +144,8 @@ def _tell(title: str, processes: list[BaseProcess], readers: list[Connection]) -
         if process.exitcode:
             message: _Message | None = None
             if reader.poll():
-                try:
+                with suppress(EOFError):
                     message = reader.recv()
-                except EOFError:
-                    message = None
             seen.append((rank, process.exitcode, message))
     rank, status, message = min(seen, key=lambda ended: 0 if ended[2] is None else 1 + ended[2].consequence)
     if message is not None and message.error is not None:
@@ -188,11 +170,17 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _rank(payload: bytes, seat: _Seat, told: tuple[type[Exception], ...], writer: Connection) -> None:
+def _rank(
+    payload: bytes,
+    place: tuple[int, int, str, Path],
+    threads: int,
+    told: tuple[type[Exception], ...],
+    writer: Connection,
+) -> None:
     end_with_parent()
-    torch.set_num_threads(seat.threads)
+    torch.set_num_threads(threads)
     try:
-        with _process_group(seat) as device, ranks.joined():
+        with _process_group(*place) as device, ranks.joined():
             pickle.loads(payload)(device)
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
@@ -205,18 +193,18 @@ def _rank(payload: bytes, seat: _Seat, told: tuple[type[Exception], ...], writer
 
 
 @contextmanager
-def _process_group(seat: _Seat) -> Iterator[torch.device]:
+def _process_group(rank: int, of: int, kind: str, rendezvous: Path) -> Iterator[torch.device]:
     """Meet the other ranks; yield this one's device."""
-    device = torch.device(seat.device)
-    if device.type == "cuda":
-        device = torch.device("cuda", seat.rank)
+    device = torch.device(kind)
+    if kind == "cuda":
+        device = torch.device("cuda", rank)
         torch.cuda.set_device(device)
     dist.init_process_group(
         # Decisions of rank 0 and buffers on the CPU travel by gloo in any case.
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        init_method=f"file://{seat.rendezvous}",
-        rank=seat.rank,
-        world_size=seat.of,
+        "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo",
+        init_method=f"file://{rendezvous}",
+        rank=rank,
+        world_size=of,
         timeout=_PATIENCE,
     )
     yield device

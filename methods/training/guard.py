@@ -4,8 +4,6 @@ The authors of the JEM family watch for a loss above 1e8 or 1e5, which NaN passe
 checkpoint with another seed and a lower rate (wgrathwohl/JEM at 3d01161, issues 4 and 8).
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -34,10 +32,7 @@ _SENTENCES = {
 class Guard:
     """When a training counts as collapsed, and what happens then; a limit that is null is not watched.
 
-    Values that are NaN or infinite always count, and at once.
-
-    Raises:
-        InputError: a value is out of range.
+    Values that are NaN or infinite always count, and at once. A field out of range is an InputError.
     """
 
     action: Literal["stop", "rollback"] = "stop"

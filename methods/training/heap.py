@@ -15,13 +15,8 @@ def keep_freed_memory(device: torch.device) -> bool:
 
     By itself glibc gives large blocks back to the system, which hands them out again page by page, zeroed. A float32
     step of TRADES or JEM++ on 128 images (WRN-16-4, two cores) takes an eighth longer by it, the first one half again
-    as long. In return a process keeps holding its peak, which is up to a tenth higher, since blocks leave gaps.
-
-    Args:
-        device: where the tensors are; the allocator of CUDA keeps its memory of its own accord.
-
-    Returns:
-        Whether memory is kept now.
+    as long. In return a process keeps holding its peak, which is up to a tenth higher, since blocks leave gaps. CUDA's
+    allocator keeps its memory of its own accord. Returns whether memory is kept now.
     """
     return device.type == "cpu" and _kept()
 

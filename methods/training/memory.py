@@ -1,17 +1,14 @@
 """Attacks on a device that is too small for them: their passes in eval mode are taken apart, and the record says so."""
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import nn
 
 from methods.backbones import Classifier
-from methods.primitives.modes import DeviceFull
+from methods.primitives.modes import DeviceFull, held
 
 R = TypeVar("R")
 
@@ -21,20 +18,16 @@ def fitted(inner: Callable[[], R], model: nn.Module, images: int, rows: int | No
 
     Where the device is full that number is halved, and ``inner`` starts again. In eval mode the images do not see each
     other, so this changes nothing but rounding; every pass for input gradients then costs another forward pass.
-
-    Args:
-        inner: an inner problem; begun again it must do the same.
-        model: its network, of which the classifiers are told.
-        images: the most that a pass of it takes.
-        rows: where to begin.
+    ``images`` is the most that a pass takes, and ``rows`` where to begin.
 
     Raises:
         DeviceFull: in train mode, where BatchNorm makes the images see each other, or with a single image.
     """
     begun = rows
+    classifiers = [module for module in model.modules() if isinstance(module, Classifier)]
     while True:
         try:
-            with _at_a_time(model, rows):
+            with held(classifiers, "rows", rows):
                 result = inner()
         except DeviceFull as error:
             if error.training or rows == 1:
@@ -48,16 +41,3 @@ def fitted(inner: Callable[[], R], model: nn.Module, images: int, rows: int | No
     if rows != begun:
         print(f"The device is full: attacks in eval mode now run on {rows} images at a time.", file=sys.stderr)
     return result, rows
-
-
-@contextmanager
-def _at_a_time(model: nn.Module, rows: int | None) -> Iterator[None]:
-    classifiers = [module for module in model.modules() if isinstance(module, Classifier)]
-    before = [classifier.rows for classifier in classifiers]
-    try:
-        for classifier in classifiers:
-            classifier.rows = rows
-        yield
-    finally:
-        for classifier, own in zip(classifiers, before, strict=True):
-            classifier.rows = own

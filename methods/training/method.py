@@ -1,7 +1,5 @@
 """The contract between a paper and the trainer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
@@ -125,15 +123,12 @@ class Update(Protocol):
 
     def __call__(self, total: Tensor) -> None:
         """Take one step down the gradient of ``total``."""
-        ...
 
     def gradient(self, total: Tensor) -> None:
         """Put the gradient of ``total`` into the parameters' ``.grad``, replacing what was there."""
-        ...
 
     def apply(self) -> None:
         """Take one step with the gradients as they are now."""
-        ...
 
 
 class Method(nn.Module):
@@ -162,13 +157,9 @@ class Method(nn.Module):
         self.task = task
 
     def check(self, model: nn.Module) -> None:
-        """Refuse, before anything is trained, a network that the method cannot work with.
+        """Refuse with an InputError, before anything is trained, a network that lacks what the method needs.
 
-        Args:
-            model: built like the network to be trained, but on the meta device: it has shapes and no values.
-
-        Raises:
-            InputError: the network lacks what the method needs.
+        ``model`` is built like the one to be trained, but on the meta device: it has shapes and no values.
         """
 
     def prepare(self, train: ImageSet) -> None:

@@ -1,7 +1,5 @@
 """Optimiser and learning-rate schedule; the rate is a pure function of the step, so it needs no state."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -29,13 +27,7 @@ def normalisation(module: nn.Module) -> list[str]:
 def optimizer(
     parameters: Iterable[nn.Parameter], config: TrainConfig, undecayed: Iterable[nn.Parameter] = ()
 ) -> torch.optim.Optimizer:
-    """Return the optimiser the configuration names.
-
-    Args:
-        parameters: what it moves.
-        config: rate, momentum and weight decay.
-        undecayed: those of them that do not decay, in a group of their own.
-    """
+    """Return the optimiser the configuration names; ``undecayed`` parameters, in a group of their own, do not decay."""
     apart = {id(parameter) for parameter in undecayed}
     groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "weight_decay": 0.0}]
     for parameter in parameters:
@@ -44,11 +36,7 @@ def optimizer(
     if config.optimizer == "adam":
         return torch.optim.Adam(groups, lr=config.lr, betas=(config.momentum, 0.999), weight_decay=config.weight_decay)
     return torch.optim.SGD(
-        groups,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
+        groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay
     )
 
 

@@ -1,7 +1,5 @@
 """Samples of a run on disk: grids as PNG, the replay buffer, and cheap numbers on their quality for the log."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 
@@ -32,13 +30,8 @@ _GREY = 0.5
 def write_grid(path: Path, images: Tensor, labels: Tensor, num_classes: int) -> None:
     """Write a PNG with a row per class (the first ten) and in it the first ten images of that label, in order.
 
-    Missing images are mid-grey; small ones are enlarged by a whole factor, pixel by pixel.
-
-    Args:
-        path: the file; written atomically.
-        images: uint8, or float in [0, 1], [N, C, H, W] with one or three channels.
-        labels: [N].
-        num_classes: number of classes, also of those that ``labels`` lacks.
+    ``images`` [N, C, H, W] are uint8, or float in [0, 1], with one or three channels; ``labels`` are [N]. Missing ones
+    are mid-grey; small ones are enlarged by a whole factor, to at least 32 pixels, pixel by pixel.
 
     Raises:
         InputError: the file cannot be written.
@@ -51,15 +44,10 @@ def write_grid(path: Path, images: Tensor, labels: Tensor, num_classes: int) -> 
     for label in range(rows):
         chosen = (labels == label).nonzero().squeeze(1)[:COLUMNS].to(images.device)
         cells[label, : len(chosen)] = unit(images[chosen]).nan_to_num(_GREY).clamp(0, 1).cpu()
-    factor = enlargement(images.shape[-2:])
+    factor = max(1, math.ceil(_CELL / min(images.shape[-2:])))
     enlarged = F.interpolate(cells.flatten(0, 1), scale_factor=factor, mode="nearest")
     grid = make_grid(enlarged, nrow=COLUMNS, padding=2, pad_value=1.0)
     write(path, lambda temporary: save_image(grid, temporary, format="PNG"))
-
-
-def enlargement(size: tuple[int, ...] | torch.Size) -> int:
-    """Return the whole factor that makes a picture of ``size`` (H, W) at least 32 pixels high and wide."""
-    return max(1, math.ceil(_CELL / min(size)))
 
 
 def quality(samples: Tensor, reference: Tensor) -> dict[str, float]:
@@ -68,11 +56,8 @@ def quality(samples: Tensor, reference: Tensor) -> dict[str, float]:
     ``mean`` and ``std`` (population) are over all pixels, ``saturated`` is the share of them at or beyond 0 or 1,
     ``frechet_thumbnails`` is :func:`frechet` on :func:`thumbnails` of both sets: 0 for equal means and covariances of
     coarse pixels, whatever the images look like. It is biased upwards for few samples, so numbers compare at equal
-    sample sizes only. It is NaN where a sample is NaN or infinite.
-
-    Args:
-        samples: [N, C, H, W], uint8 or float in [0, 1].
-        reference: training images of the same shape; of more than 10,000, as many evenly spaced ones are taken.
+    sample sizes only. It is NaN where a sample is NaN or infinite. Samples and training images [N, C, H, W] are uint8
+    or float in [0, 1]; of more than 10,000 training images, as many evenly spaced ones are taken.
     """
     x = unit(samples)
     return {
@@ -134,8 +119,7 @@ def save_buffer(path: Path, samples: Tensor) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    tensors = {"samples": rounded(samples).cpu().contiguous()}
-    write_tensors(path, tensors)
+    write_tensors(path, {"samples": rounded(samples).cpu().contiguous()})
 
 
 def load_buffer(path: Path) -> Tensor:

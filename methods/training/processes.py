@@ -19,11 +19,7 @@ def _wait_and_end() -> None:
 
 
 def ending(status: int) -> str:
-    """Say how a process ended, as "ended with status 1" or "was killed by signal 9 (SIGKILL)".
-
-    Args:
-        status: its exit status; below 0 the number of a signal.
-    """
+    """Say how a process with that exit status ended: "ended with status 1" or "was killed by signal 9 (SIGKILL)"."""
     if status >= 0:
         return f"ended with status {status}"
     known = [f" ({one.name})" for one in signal.Signals if one == -status]

@@ -1,7 +1,5 @@
 """What a result must say of the code, the libraries and the device that made it."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The reward of a crafted batch: the damage it does to a model, and the good of having learnt from it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -23,9 +21,7 @@ class Reward:
     The loss of the model as it is, then the robust and the clean accuracy after one step of a fresh SGD on the crafted
     batch; afterwards the model is as before, bit for bit. As in the code the attack that measures the step runs in
     train mode and leaves misclassified images alone, and accuracies are those of eval mode.
-
-    Raises:
-        InputError: a field is out of range.
+    A field out of range is an InputError.
     """
 
     w_robust: float = 4.0

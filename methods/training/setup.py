@@ -3,8 +3,6 @@
 Weights and streams depend on the seed alone, never on what was drawn before.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,10 +44,6 @@ class Setup:
     undecayed: list[str]
     """Names of the parameters that weight decay leaves alone."""
 
-    def streams(self, experiment: Experiment, seed: int) -> tuple[Stream | MixedStream, Stream | None]:
-        """Return the streams of labelled images and of images for p(x), as :func:`streams` makes them."""
-        return streams(experiment, self.train_set, self.generated, self.state.method.density, seed)
-
 
 def set_up(experiment: Experiment, dataset: Dataset, device: torch.device) -> Setup:
     """Build what an experiment trains, on one device; on several, every rank builds the same.
@@ -74,18 +68,14 @@ def set_up(experiment: Experiment, dataset: Dataset, device: torch.device) -> Se
     total_steps = config.epochs * labelled.steps_per_epoch
     modules = {"model": model, "method": method}
     named = {f"{part}.{name}": p for part, module in modules.items() for name, p in module.named_parameters()}
-    undecayed: list[str] = []
-    if not config.decay_norm:
-        undecayed = [f"{part}.{name}" for part, module in modules.items() for name in normalisation(module)]
+    norms = [f"{part}.{name}" for part, module in modules.items() for name in normalisation(module)]
+    undecayed = [] if config.decay_norm else norms
     trainable = [parameter for parameter in named.values() if parameter.requires_grad]
     chosen = optimizer(trainable, config, [named[name] for name in undecayed])
-    ema = None
-    if config.ema is not None:
-        ema = AveragedModel(model, multi_avg_fn=average(config, total_steps))
+    ema = None if config.ema is None else AveragedModel(model, multi_avg_fn=average(config, total_steps))
     network: nn.Module = model
     if config.compile:
-        sizes = (config.batch_size, density_batch(experiment))
-        own = [of.stop - of.start for of in map(ranks.share, sizes)]
+        own = [of.stop - of.start for of in map(ranks.share, (config.batch_size, density_batch(experiment)))]
         # Where ranks exchange batch statistics, no graph can hold a pass in train mode.
         network = Compiled(model, own, train_mode=ranks.count() == 1)
     return Setup(
@@ -158,14 +148,10 @@ def build_method(experiment: Experiment, dataset: Dataset) -> Method:
 def streams(
     experiment: Experiment, train_set: ImageSet, generated: ImageSet | None, density: bool, seed: int
 ) -> tuple[Stream | MixedStream, Stream | None]:
-    """Return the stream of labelled batches and, with ``density``, that of batches for p(x).
+    """Return the stream of labelled batches and, with ``density``, that of batches for p(x), drawn independently.
 
-    Args:
-        experiment: batch sizes and augmentations.
-        train_set: the training images.
-        generated: images that a share of each labelled batch is taken from, where there are any.
-        density: whether the method asks for images for p(x), drawn independently of the labelled ones.
-        seed: decides order and augmentation.
+    A share of each labelled batch is of the ``generated`` images, where there are any; ``seed`` decides order and
+    augmentation.
 
     Raises:
         InputError: a batch holds more images than there are.

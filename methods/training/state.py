@@ -1,20 +1,31 @@
-"""The state of a training: what it has learnt, and its history.
+"""The state of a training, and the ways back to an earlier one: after an interruption, and after a collapse.
 
-The two are apart because a rollback undoes the first and not the second. The keys of the saved state are part of the
-format of state.pt and good-*.pt: a training that was interrupted under an earlier version resumes under this one.
+What was learnt and its history are apart, because a rollback undoes the first and not the second. state.pt is the
+checkpoint: everything, as it is now. good-<rollbacks>-<step>.pt is a snapshot: what had been learnt at a sound
+validation, and the files of the best weights so far, since later ones may be those of a training that has begun to
+collapse. Their keys are part of the format: a training interrupted under an earlier version resumes under this one.
 """
 
-from __future__ import annotations
-
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch.optim.swa_utils import AveragedModel
 
 from methods.backbones import Classifier
+from methods.errors import InputError
+from methods.files import write
 from methods.primitives.samplers import ReplayBuffer
+from methods.training.checkpoint import load_state, save_state
+from methods.training.guard import Alarm, Guard
 from methods.training.method import Method
+from methods.training.run_folder import STATE, RunLog, best_files, remove_snapshots, writes
+
+_GENERATIONS = 2
+"""Snapshots that are kept: a collapse may have begun, unnoticed, before the latest."""
 
 
 @dataclass
@@ -109,12 +120,113 @@ class TrainState:
         return self.learnt() | asdict(self.history)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned; the commits of this process are added to those of the state.
+        """Take over what :meth:`state_dict` returned; it raises what :meth:`load_learnt` does.
 
-        Raises:
-            KeyError, TypeError, RuntimeError, ValueError: the state is that of another training.
+        The commits of this process are added to those of the state.
         """
         self.load_learnt(state)
         history = History(**{item.name: state[item.name] for item in fields(History)})
         history.commits = list(dict.fromkeys([*history.commits, *self.history.commits]))
         self.history = history
+
+    def record(self) -> dict[str, Any]:
+        """Return what the manifest says of the state, as plain JSON data."""
+        rows = self.method.attack_rows
+        return {
+            "steps": self.done,
+            "best": asdict(self.best),
+            "restarts": self.restarts,
+            "interventions": self.history.interventions,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "precision": "bf16" if self.model.autocast else "float32",
+            "seconds": round(self.history.seconds, 1),
+        } | ({} if rows is None else {"attack_rows": rows})
+
+
+def save(state: TrainState, folder: Path) -> None:
+    """Write the checkpoint that an interrupted training resumes from; all ranks call it, and the first writes."""
+    saved = state.state_dict()
+    if writes():
+        save_state(folder / STATE, saved)
+        # Only now does no checkpoint mention the others.
+        remove_snapshots(folder, keep=state.history.snapshots)
+
+
+def resume(state: TrainState, folder: Path) -> None:
+    """Load the checkpoint where there is one; remove what an interrupted training left that belongs to none.
+
+    Raises:
+        InputError: the checkpoint is truncated, foreign, or that of another run.
+    """
+    # What a killed process was writing.
+    for stale in folder.rglob("*.tmp") if writes() else ():
+        stale.unlink()
+    path = folder / STATE
+    if path.is_file():
+        _load(load_state(path), state.load_state_dict, path)
+        return
+    for stale in best_files(folder) if writes() else ():
+        stale.unlink(missing_ok=True)
+
+
+def _load(saved: dict[str, Any], load: Callable[[dict[str, Any]], None], path: Path) -> None:
+    try:
+        load(saved)
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise InputError(f"{path} belongs to another run; delete it to train from the start.") from error
+
+
+class Rollbacks:
+    """The snapshots of a run, and the way back to them, as far as its guard asks for it."""
+
+    def __init__(self, guard: Guard, state: TrainState, folder: Path) -> None:
+        self._guard, self._state, self._folder = guard, state, folder
+        self.wanted = guard.action == "rollback"
+
+    @property
+    def lr_factor(self) -> float:
+        """What the rollbacks so far multiply the learning rate with."""
+        return self._guard.lr_factor**self._state.restarts
+
+    def may_go_back(self, alarm: Alarm) -> bool:
+        """Tell whether a collapse is answered with a rollback; else the training has failed."""
+        return self.wanted and not alarm.hopeless and self._state.restarts < self._guard.max_restarts
+
+    def snapshot(self) -> None:
+        """Keep what is learnt, and the best weights' files, for a rollback; all ranks call it, and the first writes."""
+        state = self._state
+        name = f"good-{state.restarts}-{state.done}.pt"
+        learnt = state.learnt()
+        if writes():
+            files = {
+                file.name: torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
+                for file in best_files(self._folder)
+                if file.is_file()
+            }
+            save_state(self._folder / name, learnt | {"files": files})
+        state.history.snapshots = [*state.history.snapshots, name][-_GENERATIONS:]
+
+    def go_back(self, seen: dict[str, Any], sentence: str, log: RunLog) -> None:
+        """Return to the older snapshot, and put on record that and why, in the log and for the user.
+
+        ``seen`` says where and by which limit the collapse was seen, and so does ``sentence``, in words.
+
+        Raises:
+            InputError: the snapshot is truncated, foreign, or that of another run.
+        """
+        state = self._state
+        path = self._folder / state.history.snapshots[0]
+        saved = load_state(path)
+        intervention = seen | {"to": saved["done"], "restarts": state.restarts + 1}
+        state.history.interventions.append(intervention)
+        if writes():
+            log.observe(intervention | {"event": "rollback", "lr_factor": self.lr_factor})
+            print(f"{sentence} Going back to step {saved['done']}.", file=sys.stderr)
+        _load(saved, state.load_learnt, path)
+        for file in best_files(self._folder) if writes() else ():
+            if file.name in saved["files"]:
+                content = saved["files"][file.name].numpy().tobytes()
+                write(file, lambda temporary, content=content: temporary.write_bytes(content))
+            else:
+                file.unlink(missing_ok=True)
+        state.history.snapshots = state.history.snapshots[:1]

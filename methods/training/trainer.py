@@ -9,19 +9,16 @@ to the last good state with new streams and a lower learning rate.
 On several devices every rank runs this loop, on its share of each batch. Rank 0 alone writes, and decides what is not
 computed alike everywhere: what the guard says, and when to save.
 
-What the loop is given is made in ``setup``; what it changes is a ``state``, which ``rollback`` saves and brings back;
-what it leaves behind is described in ``run_folder`` and ``run_log``.
+What the loop is given is made in ``setup``; what it changes is a ``state``; what it leaves behind is described in
+``run_folder``.
 """
 
-from __future__ import annotations
-
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import torch
 
@@ -37,19 +34,21 @@ from methods.training.heap import keep_freed_memory
 from methods.training.method import Batch, Losses
 from methods.training.progress import Advance, progress
 from methods.training.provenance import provenance
-from methods.training.rollback import Rollbacks, resume, save
 from methods.training.run_folder import (
-    manifest,
+    RunLog,
+    describe,
+    no_log,
+    open_log,
     read_manifest,
     run_folder,
     save_result,
+    step_record,
     write_config,
     write_manifest,
     writes,
 )
-from methods.training.run_log import RunLog, no_log, open_log, step_record
-from methods.training.setup import check, set_up
-from methods.training.state import Best
+from methods.training.setup import check, set_up, streams
+from methods.training.state import Best, Rollbacks, resume, save
 from methods.training.validation import look, nonfinite_values, validate
 
 
@@ -60,12 +59,8 @@ class TrainingFailed(RuntimeError):
 def train(experiment: Experiment, dataset: Dataset, runs: Path, device: torch.device, devices: int = 1) -> Path:
     """Train, resume, or find already trained the run that an experiment describes; return its folder.
 
-    Args:
-        experiment: the run.
-        dataset: its data.
-        runs: the folder of all runs.
-        device: the device, or with several their kind.
-        devices: on how many to train; what is trained does not depend on it but for rounding and sampler chains.
+    What is trained does not depend on the number of ``devices`` but for rounding and sampler chains; with several,
+    ``device`` is their kind. ``runs`` is the folder of all runs.
 
     Raises:
         TrainingFailed: the training collapsed, now or when it was last started; the manifest holds the record.
@@ -125,10 +120,11 @@ class _Training:
         state, guard = self.state, self.experiment.guard
         title = f"train {_title(self.experiment, self.dataset)}"
         state.model.train()
-        with (
-            progress(title, self.setup.total_steps, state.done) if writes() else _silence() as advance,
-            open_log(self.folder, state.history.log_bytes, guard) if writes() else no_log(guard) as log,
-        ):
+        shown, opened = nullcontext(lambda completed, status="": None), no_log(guard)
+        if writes():
+            shown = progress(title, self.setup.total_steps, state.done)
+            opened = open_log(self.folder, state.history.log_bytes, guard)
+        with shown as advance, opened as log:
             if self.rollbacks.wanted and not state.history.snapshots:
                 self.rollbacks.snapshot()
             self._loop(advance, log)
@@ -138,7 +134,9 @@ class _Training:
         """Take up the random streams of this attempt: another seed after every rollback."""
         seed, restarts = self.experiment.seed, self.state.restarts
         self.seed = derive(seed, "restart", restarts) if restarts else seed
-        self.labelled, self.density = self.setup.streams(self.experiment, self.seed)
+        self.labelled, self.density = streams(
+            self.experiment, self.setup.train_set, self.setup.generated, self.state.method.density, self.seed
+        )
 
     def _loop(self, advance: Advance, log: RunLog) -> None:
         config, state, total_steps = self.experiment.train, self.state, self.setup.total_steps
@@ -252,7 +250,9 @@ class _Training:
 
     def _save_result(self, which: Literal["best", "last"], epoch: int) -> None:
         if writes():
-            save_result(self.folder, which, epoch, self.experiment, self.dataset, self.state)
+            method = self.state.method
+            about = describe(self.experiment, self.dataset, method) | {"epoch": epoch}
+            save_result(self.folder, which, self.state.result, method, about)
 
     def _intervene(self, alarm: Alarm, log: RunLog) -> None:
         """Roll back and begin another attempt, or stop where the guard says so or has rolled back often enough."""
@@ -267,7 +267,8 @@ class _Training:
             log.flush()
         if self.state.restarts:
             sentence = f"{sentence.removesuffix('.')}, after {self.state.restarts} rollbacks."
-        self._fail(sentence, seen)
+        self._end(status="failed", error=sentence, collapse=seen)
+        raise TrainingFailed(sentence)
 
     def _finish(self) -> None:
         self.state.gather_buffers()
@@ -276,16 +277,17 @@ class _Training:
             self._save_result("best", self.experiment.train.epochs)
         self._end(status="finished", error=None, collapse=None)
 
-    def _fail(self, error: str, collapse: dict[str, Any]) -> NoReturn:
-        self._end(status="failed", error=error, collapse=collapse)
-        raise TrainingFailed(error)
-
     def _end(self, **how: Any) -> None:
-        record = manifest(self.experiment, self.dataset, self.setup, self.provenance) | how
-        ranks.agreed(lambda: write_manifest(self.folder, record))
-
-
-@contextmanager
-def _silence() -> Iterator[Advance]:
-    """Show no progress."""
-    yield lambda completed, status="": None
+        experiment, dataset, setup, state = self.experiment, self.dataset, self.setup, self.state
+        record = {
+            "recipe": experiment.recipe,
+            "dataset": dataset.name,
+            "seed": experiment.seed,
+            "digest": experiment.digest(dataset.digests),
+            "data_digests": dict(dataset.digests),
+            "epochs": state.done / setup.steps_per_epoch,
+            "devices": ranks.count(),
+            "undecayed": setup.undecayed,
+            "provenance": self.provenance | {"commits": state.history.commits},
+        }
+        ranks.agreed(lambda: write_manifest(self.folder, record | state.record() | how))

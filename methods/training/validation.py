@@ -1,7 +1,5 @@
 """What a validation looks at: accuracies on the validation images, the weights, and the samples of a replay buffer."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -34,16 +32,8 @@ def validate(
 ) -> dict[str, float]:
     """Return accuracy on clean images and under PGD, in percent, as ``clean`` and ``robust``.
 
-    PGD takes steps of eps/4 from a uniform start, which is the same at every validation. On several devices the ranks
-    share the batches, and each returns the accuracies on all images.
-
-    Args:
-        model: used in eval mode; its modes are given back.
-        images: the validation images.
-        threat: norm and eps.
-        seed: decides the starts.
-        device: where the model lies.
-        attack: number of steps of PGD, and the loss it raises.
+    PGD takes steps of eps/4 from a uniform start, which the seed decides: the same at every validation. The model is in
+    eval mode meanwhile. On several devices the ranks share the batches, and each returns the accuracies on all images.
     """
     pgd, raised = PGD(steps=attack.steps, step_size=0.25), {"ce": cross_entropy, "margin": margin}[attack.objective]
     correct = {"clean": 0, "robust": 0}
@@ -75,13 +65,9 @@ def look(
 ) -> dict[str, float]:
     """Write a grid of a replay buffer's images, a row per predicted class, and return numbers on their quality.
 
-    Args:
-        path: the PNG file to write.
-        samples: the replay buffer, float32 [N, C, H, W] in [0, 1].
-        model: predicts the classes, in eval mode.
-        reference: training images that the samples are compared with, uint8 [M, C, H, W].
-        num_classes: number of classes.
-        seed: decides which samples are chosen where there are more than a thousand; the same ones every time.
+    ``samples`` are the buffer, float32 [N, C, H, W] in [0, 1], and ``reference`` the training images they are compared
+    with, uint8 [M, C, H, W]. The model predicts in eval mode. Of more than a thousand samples the seed chooses the same
+    thousand every time.
 
     Raises:
         InputError: the file cannot be written.

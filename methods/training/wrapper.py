@@ -1,7 +1,5 @@
 """A method around another, which it takes by name from the registry, so that no combination needs a file."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -25,11 +23,8 @@ class Filled(dict[str, Any]):
 def filled(name: str, options: dict[str, Any], where: str) -> Filled:
     """Return all options of the method ``name``, so that the record of a run names each and not only the changed ones.
 
-    Args:
-        name: the method.
-        options: those that differ from its defaults; dropped if they were filled in for another method, because
-            changing the method alone must not hand it the settings of the one before.
-        where: their key in a recipe, for the error.
+    Given options are dropped if they were filled in for another method, because changing the method alone must not hand
+    it the settings of the one before. ``where`` is their key in a recipe, for the error.
 
     Raises:
         InputError: there is no such method, or it refuses an option.
@@ -55,11 +50,7 @@ class WrapperConfig:
 
 
 class Wrapper(Method):
-    """Does in everything as the method inside; a subclass overrides the part that it changes.
-
-    Attributes:
-        base: the method inside, with its own state.
-    """
+    """Does in everything as the method inside, ``base``; a subclass overrides the part that it changes."""
 
     def __init__(self, config: Any, task: Task, base: str | None = None, options: dict[str, Any] | None = None) -> None:
         super().__init__(config, task)

@@ -52,11 +52,11 @@ from methods.tdat import TDAT
 from methods.tdat import Config as TDATConfig
 from methods.trades import TRADES
 from methods.trades import Config as TRADESConfig
+from methods.training.auxiliary import PretrainedConfig
 from methods.training.config import TrainConfig
 from methods.training.density import DensityMethod
 from methods.training.method import Batch, Losses, Method, Task
 from methods.training.optim import Updater, optimizer
-from methods.training.pretrained import PretrainedConfig
 from methods.training.reward import Reward
 from methods.weat import WEAT
 from methods.weat import Config as WEATConfig

@@ -35,10 +35,10 @@ from methods import get, names
 from methods.backbones import Classifier
 from methods.data import Dataset
 from methods.primitives.attacks import PGD
+from methods.primitives.classifier_attacks import trades_attack
 from methods.primitives.losses import kl_divergence
 from methods.primitives.modes import frozen
 from methods.primitives.threat import ThreatModel
-from methods.primitives.trades_attack import trades_attack
 from methods.training.config import Experiment
 from methods.training.method import Batch, Method
 from methods.training.trainer import train

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from methods.primitives import attacks, samplers, threat
 from methods.primitives.attacks import PGD, Objective
+from methods.primitives.classifier_attacks import trades_attack
 from methods.primitives.energy import joint_energy, marginal_energy
 from methods.primitives.energy_attack import EnergyAttack
 from methods.primitives.losses import cross_entropy, kl_divergence
@@ -19,7 +20,6 @@ from methods.primitives.random import generator
 from methods.primitives.samplers import SGLD
 from methods.primitives.sharpness import SAM
 from methods.primitives.threat import ThreatModel
-from methods.primitives.trades_attack import trades_attack
 
 Images = dict[str, Tensor]
 Network = Callable[[], nn.Sequential]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from methods.primitives.random import generator
-from methods.primitives.weight_perturbation import perturbed, weight_perturbation
+from methods.primitives.sharpness import perturbed, weight_perturbation
 
 
 class Network(nn.Module):

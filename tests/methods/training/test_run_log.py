@@ -14,8 +14,7 @@ from methods.training import trainer
 from methods.training.config import Experiment
 from methods.training.guard import Guard, read_log
 from methods.training.method import Losses
-from methods.training.run_folder import run_folder
-from methods.training.run_log import no_log, open_log, step_record
+from methods.training.run_folder import no_log, open_log, run_folder, step_record
 from methods.training.trainer import train
 
 Make = Callable[..., Experiment]

@@ -13,9 +13,9 @@ from methods.data import Augment, Dataset
 from methods.errors import InputError
 from methods.primitives.random import derive
 from methods.primitives.threat import ThreatModel
+from methods.training.auxiliary import Pretrained, PretrainedConfig
 from methods.training.checkpoint import save_weights
 from methods.training.method import Task
-from methods.training.pretrained import Pretrained, PretrainedConfig
 
 SMALL = BackboneConfig("wrn", 10, 1)
 PLAIN = Augment()
