@@ -166,7 +166,8 @@ def resume(state: TrainState, folder: Path) -> None:
         _load(load_state(path), state.load_state_dict, path)
         return
     for stale in best_files(folder) if writes() else ():
-        stale.unlink(missing_ok=True)
+        if stale.is_file():  # and not where the folder is none, which the first write says in a sentence
+            stale.unlink()
 
 
 def _load(saved: dict[str, Any], load: Callable[[dict[str, Any]], None], path: Path) -> None:
