@@ -573,7 +573,8 @@ def test_result_that_cannot_be_written_is_one_sentence(command: Any, tmp_path: P
     assert (tmp_path / "file").read_text() == ""
 
 
-def test_a_file_in_the_place_of_the_runs_folder_is_one_sentence(refused: Callable[..., str], tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_the_runs_folder_is_one_sentence(command: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    complaint = refused("train", "--methods", "standard", "--runs", "file/runs", "--device", "cpu")
-    assert complaint.startswith("Cannot write file/runs/standard/digits/")
+    finished = command("train", "--methods", "standard", "--runs", "file/runs", "--device", "cpu")
+    assert finished.status == 2
+    assert finished.err.splitlines()[-1].startswith("Error: Cannot write file/runs/standard/digits/")
