@@ -86,20 +86,29 @@ _KINDS: dict[type[nn.Module], type[_Synchronised]] = {
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean and variance of each channel over all ranks, float32 [C], and the number of values behind them."""
+    """Return mean and variance [C] of each channel over all ranks, and the number of values behind them.
+
+    They are float32, or float64 where ``x`` is.
+    """
     axes = [axis for axis in range(x.dim()) if axis != 1]
     n = x.numel() // x.shape[1]
     with torch.no_grad():
         own = torch.zeros(2 * x.shape[1] + 1, dtype=torch.float64, device=x.device)
         own[-1] = n
         if n:
-            var, mean = torch.var_mean(x.float(), axes, correction=0)
+            var, mean = torch.var_mean(x.to(_wide(x)), axes, correction=0)
             # In double precision a mean square less a squared mean loses nothing that float32 could show.
             var, mean = var.double(), mean.double()
             own[:-1] = n * torch.cat([mean, var + mean.square()])
         dist.all_reduce(own)
         mean, square = (own[:-1] / own[-1]).chunk(2)
-        return mean.float(), (square - mean.square()).clamp(min=0).float(), own[-1].float()
+        var = (square - mean.square()).clamp(min=0)
+        return mean.to(_wide(x)), var.to(_wide(x)), own[-1].to(_wide(x))
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """Return the type in which sums over a batch are taken: float32, or float64 where ``x`` is."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 class _Normalised(torch.autograd.Function):
@@ -123,7 +132,7 @@ class _Normalised(torch.autograd.Function):
         x, weight, mean, scale, n = ctx.saved_tensors
         along = (1, -1, *[1] * (x.dim() - 2))
         axes = [axis for axis in range(x.dim()) if axis != 1]
-        normal, gradient = (x - mean.view(along)) * scale.view(along), gradient.float()
+        normal, gradient = (x - mean.view(along)) * scale.view(along), gradient.to(_wide(gradient))
         own = torch.stack([gradient.sum(axes), (gradient * normal).sum(axes)])
         of_x = None
         if ctx.needs_input_grad[0]:

@@ -133,6 +133,22 @@ def _probe(like: Tensor, backend: Backend) -> None:
         raise InputError(
             f"train.compile needs a working compiler for {like.device.type} ({_reason(error)}); set it to false."
         ) from error
+    if backend == "inductor" and like.device.type == "cpu":
+        _name_the_processor()
+
+
+def _name_the_processor() -> None:
+    """Say for which vector width kernels are compiled: that which would be chosen anyway.
+
+    What the compiler has cached is found again by its configuration, which says nothing of the processor unless it is
+    told. A graph for AVX-512 that is taken up where AVX2 is in use reads its weights in the wrong order, silently.
+    """
+    from torch._inductor import config
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+    width = pick_vec_isa().bit_width() if config.cpp.simdlen is None else 0
+    if width > 0:
+        config.cpp.simdlen = width
 
 
 def _reason(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 """One training on several devices: the same result as on one, and no rank that is left behind.
 
-Run as a script, this file is one rank of the first test.
+Run by the name __rank__, this file is one rank of the first test.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,6 +47,8 @@ from methods.training.run_folder import read_manifest
 from methods.training.setup import check
 
 Make = Callable[..., Experiment]
+# Every test here needs the same server of processes, and two cores.
+pytestmark = pytest.mark.xdist_group("ranks")
 
 ROOT = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")
@@ -91,6 +94,18 @@ def stepped(method: Method, model: Classifier, batch: Batch, inner: Inner | None
     return Stepped(own, losses, seen, detached, statistics)
 
 
+def shortened(method: str) -> dict[str, Any]:
+    """Return options under which a method's attack and chains take two steps."""
+    attack = {"attack": {"steps": 2}} if hasattr(get(method).Config(), "attack") else {}
+    chains = {"negatives": {"sampler": {"steps": 2}}}
+    return attack | {"jem": chains, "jeat": chains, "ebjdat": {"host_options": chains}}.get(method, {})
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    both = {key: merged(base[key], over[key]) for key in base.keys() & over.keys() if isinstance(base[key], dict)}
+    return base | over | both
+
+
 def share_of(batch: Batch) -> Batch:
     assert batch.x_density is not None
     own, density = ranks.share(len(batch.x)), ranks.share(len(batch.x_density))
@@ -112,27 +127,40 @@ def be_a_rank(rank: int, folder: Path) -> None:
 
 
 def test_a_step_is_that_of_one_device(
-    network: Callable[..., Classifier], make_method: Callable[..., Method], batch: Batch, tmp_path: Path
+    network: Callable[..., Classifier],
+    make_method: Callable[..., Method],
+    batch: Batch,
+    tmp_path: Path,
+    quick_start: None,
 ) -> None:
-    odd, single = (replace(batch, x=batch.x[:size], y=batch.y[:size]) for size in (15, 1))
-    cases: dict[str, tuple[str, dict[str, Any], Batch]] = {
-        **{name: (method, options, odd) for name, (method, options) in CASES.items()},
-        **{f"{name} of one image": (name, {}, single) for name in ("standard", "trades", "jeat", "ebjdat")},
+    assert batch.x_density is not None
+    double = replace(batch, x=batch.x.double(), x_density=batch.x_density.double())
+    cases: dict[str, tuple[str, dict[str, Any], int]] = {
+        **{name: (method, options, 15) for name, (method, options) in CASES.items()},
+        **{f"{name} of one image": (name, {}, 1) for name in ("standard", "trades", "jeat", "ebjdat")},
     }
 
     def made(case: str) -> tuple[Method, Classifier, Batch]:
-        method, options, images = cases[case]
-        return make_method(method, options), network(energy_head=method == "mebm"), images
+        method, options, size = cases[case]
+        options = merged(shortened(method), options)
+        if method in SINGLE:
+            images = replace(batch, x=batch.x[:size], y=batch.y[:size])
+            return make_method(method, options), network(energy_head=True), images
+        images = replace(double, x=double.x[:size], y=batch.y[:size])
+        return make_method(method, options).double(), network().double(), images
 
     torch.save([made(case) for case in cases], tmp_path / "cases.pt")
-    command = [sys.executable, str(Path(__file__).resolve())]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     processes = [
-        subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True)
+        multiprocessing.get_context("forkserver").Process(
+            target=runpy.run_path, args=(__file__, {"RANK": (rank, tmp_path)}, "__rank__")
+        )
         for rank in range(RANKS)
     ]
-    errors = [process.communicate(timeout=PATIENCE)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * RANKS, "\n".join(errors)[-5000:]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(PATIENCE)
+    assert [process.exitcode for process in processes] == [0] * RANKS
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
 
     for case, *steps in zip(cases, *found, strict=True):
@@ -150,15 +178,24 @@ def test_a_step_is_that_of_one_device(
         if "x_q" not in together:
             close(steps[0]["statistics"], expected.statistics, case)
         if "x_adv" in together:
-            # The random start is that of one device; where a gradient is nearly 0, rounding may turn its sign.
-            off = (together["x_adv"] - expected.inner["x_adv"]).abs() > 1e-5
-            assert off.float().mean() < 0.02, case
+            close({"": together["x_adv"]}, {"": expected.inner["x_adv"]}, case)
+
+
+SINGLE = {"mebm"}
+"""Whose energy head computes in float32 alone; no gradient of it passes a sign, and the longest sums have 576 terms."""
+ROUNDING = 1e-5
+"""Of a step, relative and absolute. Networks compute in float64, so that no sign of an attack turns. Logits are cast
+to float32: a loss and its gradient are sums of up to 32 images and 10 classes, each rounded by 2^-24, in all 2.5e-6,
+and a gradient that is weighed by 6 (TRADES) may be four times as large as what it is a part of."""
 
 
 def close(found: dict[str, Tensor], expected: dict[str, Tensor], case: str) -> None:
+    bound = SUM if CASES.get(case, ("",))[0] in SINGLE else ROUNDING
     assert found.keys() == expected.keys()
     for key, value in found.items():
-        torch.testing.assert_close(value, expected[key], atol=2e-5, rtol=2e-5, msg=lambda said: f"{case}: {said}")
+        torch.testing.assert_close(
+            value, expected[key], atol=bound, rtol=bound, msg=lambda said, key=key: f"{case}, {key}: {said}"
+        )
 
 
 TINY = {
@@ -193,10 +230,8 @@ def arguments(recipe: str, images: Path, runs: Path, devices: int, settings: dic
 def quick_start() -> Iterator[None]:
     """Fork ranks from a server that has imported torch once, which takes each seconds otherwise."""
     context = multiprocessing.get_context("forkserver")
-    papers = ("ebjdat", "jempp", "standard", "trades")
-    context.set_forkserver_preload(
-        ["methods.training.trainer", *(f"methods.{paper}" for paper in papers), "torch._dynamo"]
-    )
+    papers = [f"methods.{name}" for name in names() if get(name).several_devices]
+    context.set_forkserver_preload(["methods.training.trainer", *papers, "torch._dynamo", "pytest", "benchmark.cli"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distributed, "_START", "forkserver")
         patch.setattr(distributed, "_cores", lambda: 2)
@@ -224,8 +259,8 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("recipe", "settings"),
     [
-        ("standard", {"backbone.norm": "none", "train.lr": 0.05, "train.ema": 0.9}),
-        ("trades", {"train.lr": 0.001}),
+        ("standard", {"backbone.norm": "none", "train.lr": 0.01, "train.ema": 0.9}),
+        ("trades", {"train.lr": 0.001, "threat": "L2:0.5", "options.attack.start": "uniform"}),
     ],
 )
 def test_two_devices_train_what_one_does(
@@ -233,7 +268,9 @@ def test_two_devices_train_what_one_does(
 ) -> None:
     # A larger rate blows rounding up to 1e-2 within an epoch, whatever rounds otherwise (memory formats do).
     settings = settings | {"train.epochs": 2, "train.schedule": "constant", "data.augment.padding": 1}
-    settings["train.batch_size"] = 37
+    # Nothing in these trainings jumps, so that rounding is passed on and not blown up: no sign of a gradient (L2), no
+    # kink of an activation, no direction of a gradient that is nearly 0 (TRADES beside the clean image).
+    settings |= {"train.batch_size": 37, "backbone.architecture": "swish-wrn"}
     for devices in (1, 2):
         assert command(arguments(recipe, images, tmp_path / str(devices), devices, settings)) == 0
     one, two = folder_of(tmp_path / "1"), folder_of(tmp_path / "2")
@@ -242,20 +279,25 @@ def test_two_devices_train_what_one_does(
     expected, found = lines(one), lines(two)
     # Batches of 37, 37 and 3, and a validation.
     assert len(expected) == len(found) == 2 * 4
-    for line, other in zip(expected, found, strict=True):
+    for number, (line, other) in enumerate(zip(expected, found, strict=True)):
+        # One of 20 images may lie on the edge of two classes.
         assert line.pop("validation", {}) == pytest.approx(other.pop("validation", {}), abs=5.1)
-        # A sign that rounding turned in the attack shows in the gradient first.
-        assert line.pop("gradient_norm", 0) == pytest.approx(other.pop("gradient_norm", 0), rel=2e-2)
-        assert line == pytest.approx(other, abs=1e-4, rel=1e-4)
+        # Every step adds the rounding of one, and to its gradient that of the ten steps of its attack.
+        assert line.keys() == other.keys()
+        for key, value in line.items():
+            bound = (1 + number) * SUM * (11 if key in ("gradient_norm", "delta_max") else 1)
+            assert other[key] == pytest.approx(value, abs=bound, rel=bound), (number, key)
     for name in ("weights.safetensors", "best.safetensors"):
         weights, others = load_file(one / name), load_file(two / name)
         assert weights.keys() == others.keys()
         for key, value in weights.items():
-            torch.testing.assert_close(others[key], value, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(others[key], value, atol=6 * SUM, rtol=6 * SUM)
     assert (read_manifest(one)["devices"], read_manifest(two)["devices"]) == (1, 2)
     assert load_checkpoint(two).metadata["digest"] == load_checkpoint(one).metadata["digest"]
 
 
+SUM = 576 * 2**-24
+"""Rounding of a step in float32: the longest sums of the network have 576 terms."""
 CHAINS = {
     "options.host_options.negatives.buffer_size": 41,
     "options.host_options.negatives.sampler.steps": 2,
@@ -283,15 +325,28 @@ def test_chains_on_two_devices(straight: Path, images: Path, tmp_path: Path) -> 
     one = folder_of(tmp_path)
     expected, found = lines(one), lines(straight)
     assert [line["step"] for line in found] == [line["step"] for line in expected]
+    # The first step has the same weights, labelled images and attacks; of its loss, the chains' energies alone differ.
+    labelled = {
+        key for key in expected[0] if key.startswith(("energy_data", "energy_clean", "energy_adv", "clean", "adv"))
+    }
+    assert len(labelled) == 5
+    for key in labelled:
+        assert found[0][key] == pytest.approx(expected[0][key], rel=11 * SUM), key
+    without = [line["loss"] + line["energy_samples"] for line in (expected[0], found[0])]
+    assert without[0] == pytest.approx(without[1], abs=11 * SUM)
+    first, second = (load_buffer(folder / "last-buffer.safetensors").float() / 255 for folder in (one, straight))
+    energies = spread_of_a_mean_energy(one, first)
+    mean, mean_square = (paired(first**power, second**power) for power in (1, 2))
+    std = float((mean_square + 2 * first.mean() * mean) / (2 * first.std()))
     for line, other in zip(expected, found, strict=True):
         assert line.keys() == other.keys()
         assert line["nonfinite"] == other["nonfinite"] == 0
-        # The chains are others, drawn from the same buffer by the same sampler; each tolerance is twice what was seen.
+        # The chains are others, drawn from the same buffer by the same sampler.
         if "loss" in line:
-            assert other["loss"] == pytest.approx(line["loss"], abs=0.04)
-            assert other["buffer_mean"] == pytest.approx(line["buffer_mean"], abs=0.006)
-            assert other["buffer_std"] == pytest.approx(line["buffer_std"], abs=0.006)
-    first, second = (load_buffer(folder / "last-buffer.safetensors").float() / 255 for folder in (one, straight))
+            assert other["loss"] == pytest.approx(line["loss"], abs=SURE * energies)
+            assert other["energy_samples"] == pytest.approx(line["energy_samples"], abs=SURE * energies)
+            assert other["buffer_mean"] == pytest.approx(line["buffer_mean"], abs=SURE * mean)
+            assert other["buffer_std"] == pytest.approx(line["buffer_std"], abs=SURE * std)
     assert first.shape == second.shape == (41, 1, 8, 8)
     # What the file holds is what both ranks together have logged of their slots.
     assert found[-2]["buffer_mean"] == pytest.approx(second.mean().item(), abs=1e-3)
@@ -299,6 +354,22 @@ def test_chains_on_two_devices(straight: Path, images: Path, tmp_path: Path) -> 
     # Chains of either rank have moved: slots that were not drawn on one of the two sides are equal where they began.
     moved = (first - second).abs().flatten(1).amax(1) > 0
     assert all(moved[part].any() for part in (slice(20), slice(20, 41)))
+
+
+SURE = 4.5
+"""Standard errors by which two draws from one distribution differ once in 100,000 times."""
+
+
+def paired(one: Tensor, other: Tensor) -> float:
+    """Return the standard error of the difference of two means over images, pair by pair."""
+    return float((one - other).flatten(1).mean(1).std() / len(one) ** 0.5)
+
+
+def spread_of_a_mean_energy(folder: Path, images: Tensor) -> float:
+    """Return the standard error of the difference of two mean energies, each of 19 chains."""
+    with torch.no_grad():
+        energies = -load_checkpoint(folder, "last").model.train()(images).logsumexp(1)
+    return float(energies.std() * (2 / 19) ** 0.5)
 
 
 def steps_of(runs: Path) -> int:
@@ -351,6 +422,43 @@ def stopped(arguments: list[str], runs: Path, step: int, stop: Callable[[int, li
     return process.returncode, error
 
 
+def test_a_killed_rank_ends_all_and_the_same_command_continues(
+    straight: Path, images: Path, tmp_path: Path, quick_start: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = arguments("ebjdat", images, tmp_path, 2, CHAINS)
+    ranks_of_both: list[int] = []
+
+    def status_if(step: int, stop: Callable[[list[int]], None]) -> int:
+        """Run the command; stop it while it waits for its ranks, after a step."""
+
+        def waited(sentinels: list[Any], timeout: float | None) -> list[Any]:
+            if steps_of(tmp_path) < step:
+                limit = time.monotonic() + PATIENCE
+                while steps_of(tmp_path) < step:
+                    assert time.monotonic() < limit
+                    time.sleep(0.002)
+                spawned = sorted(multiprocessing.active_children(), key=lambda rank: int(rank.name.rpartition("-")[2]))
+                ranks_of_both.extend(rank.pid or 0 for rank in spawned)
+                stop(ranks_of_both[-2:])
+            return connection.wait(sentinels, timeout)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(distributed, "wait", waited)
+            return command(again)
+
+    def interrupt(ranks: list[int]) -> None:
+        raise KeyboardInterrupt
+
+    assert status_if(2, interrupt) == 130
+    assert "Traceback" not in capsys.readouterr().err
+    assert status_if(steps_of(tmp_path) + 2, lambda ranks: os.kill(ranks[1], signal.SIGKILL)) == 1
+    assert_told(capsys.readouterr().err, images)
+    assert len(ranks_of_both) == 4
+    assert not any(map(alive, ranks_of_both)), "a rank was left behind"
+    assert_continued(again, straight, images, tmp_path)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
 def test_an_ended_rank_ends_all_and_the_same_command_continues(straight: Path, images: Path, tmp_path: Path) -> None:
     again = arguments("ebjdat", images, tmp_path, 2, CHAINS)
@@ -363,17 +471,26 @@ def test_an_ended_rank_ends_all_and_the_same_command_continues(straight: Path, i
 
     status, error = stopped(again, tmp_path, before + 2, lambda command, ranks: os.kill(ranks[1], signal.SIGKILL))
     assert status == 1
+    assert_told(error, images)
+    assert_continued(again, straight, images, tmp_path)
+
+
+def assert_told(error: str, images: Path) -> None:
     (sentence,) = (line for line in error.splitlines() if line.startswith("failed"))
     assert sentence == (
         f"failed: ebjdat on npz:{images}, seed 0: rank 1 of 2 was killed by signal 9 (SIGKILL). The other ranks were "
         "ended; the same command continues from the last checkpoint."
     )
     assert "Traceback" not in error
-    folder = folder_of(tmp_path)
+
+
+def assert_continued(again: list[str], straight: Path, images: Path, runs: Path) -> None:
+    """Continue a training whose rank was killed, on two devices and on one, to the end of the straight one."""
+    folder = folder_of(runs)
     assert not (folder / "manifest.json").exists()
     before = torch.load(folder / "state.pt")["done"]
     assert 0 < before < STEPS
-    shutil.copytree(tmp_path, alone := tmp_path.with_name("alone"))
+    shutil.copytree(runs, alone := runs.with_name("alone"))
 
     assert command(again) == 0
     for name in ("log.jsonl", "weights.safetensors", "best.safetensors", "last-buffer.safetensors"):
@@ -386,7 +503,8 @@ def test_an_ended_rank_ends_all_and_the_same_command_continues(straight: Path, i
     assert lines(one)[:before] == lines(straight)[:before]
     assert [line["step"] for line in lines(one)] == [line["step"] for line in lines(straight)]
     last, expected = lines(one)[-2], lines(straight)[-2]
-    assert last["loss"] == pytest.approx(expected["loss"], abs=0.04)
+    spread = spread_of_a_mean_energy(one, load_buffer(one / "last-buffer.safetensors").float() / 255)
+    assert last["loss"] == pytest.approx(expected["loss"], abs=SURE * spread)
 
 
 def test_a_collapse_is_recorded_once(
@@ -461,5 +579,5 @@ def test_an_unexpected_error_is_told_with_its_trace(quick_start: None) -> None:
         on_devices(partial(cast(Any, ThreatModel), "L7"), CPU, 2, "some work", (InputError,))
 
 
-if __name__ == "__main__":
-    be_a_rank(int(sys.argv[1]), Path(sys.argv[2]))
+if __name__ == "__rank__":
+    be_a_rank(*globals()["RANK"])
