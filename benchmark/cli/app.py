@@ -1,7 +1,5 @@
 """The commands together, and how their ends become an exit status."""
 
-from __future__ import annotations
-
 import sys
 from typing import NoReturn, cast
 

@@ -1,7 +1,5 @@
 """The commands on one model: ``evaluate``, ``doctor`` and ``generate``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """The commands ``export robustbench`` and ``export check``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """The commands that train recipes: ``run``, ``train`` and ``ablate``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

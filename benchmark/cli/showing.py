@@ -1,7 +1,5 @@
 """The commands on entries: ``leaderboard``, ``report``, ``compare`` and ``verify``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

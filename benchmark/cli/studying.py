@@ -1,7 +1,5 @@
 """The commands of the studies: ``reproduce`` and ``masking-power``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any

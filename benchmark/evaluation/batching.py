@@ -1,7 +1,5 @@
 """Functions of images that hold the graph of one batch at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -5,8 +5,6 @@ that keeps evidence (:mod:`benchmark.evaluation.evidence`), the images that the 
 which weights, images and numbers it belongs to. The weights lie beside it where they are small.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

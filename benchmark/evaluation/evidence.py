@@ -4,8 +4,6 @@ An adversarial image is kept as its perturbation in steps of eps/127, one signed
 would leave the threat model or heal the misclassification, the image itself is kept, in float32.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Evaluation: every metric of a protocol on one subject, each shard computed once and kept."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """What is measured: which of a protocol's metrics, on how many images, in batches of which size."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

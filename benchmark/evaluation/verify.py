@@ -5,8 +5,6 @@ whoever changes an entry can change its bundle as well. What nobody can make up 
 and an accuracy that is claimed too high is refuted by a stronger attack only.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import zipfile

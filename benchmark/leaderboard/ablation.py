@@ -5,8 +5,6 @@ function of that file and of the entries there: table.csv for the newest standar
 for every other one, table.md for all of them, and figure.png for the first.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path

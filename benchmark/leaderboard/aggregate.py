@@ -1,7 +1,5 @@
 """Values over the seeds of an experiment: which entries make one, their means and their intervals, as text."""
 
-from __future__ import annotations
-
 import re
 import statistics
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """Whether one method is better than another: paired tests of two entries, or of two rows of a table."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

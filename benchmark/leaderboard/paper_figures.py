@@ -1,7 +1,5 @@
 """The figures of a paper, from the entries alone: the trade-off, energies, curves and cascades of every table."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial

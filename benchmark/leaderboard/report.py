@@ -5,8 +5,6 @@ policy lets nothing else run or load; links to the entries are relative. It is a
 where it lies beside it.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """The figure of an entry: what its checkpoint generates, a panel for each start."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

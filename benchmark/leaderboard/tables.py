@@ -5,8 +5,6 @@ same hash. The newest standard protocol gives leaderboard.csv, every other one l
 beside each lies the same as .tex, with the columns that a paper prints, and leaderboard.md shows all of them.
 """
 
-from __future__ import annotations
-
 import csv
 import statistics
 from collections import defaultdict

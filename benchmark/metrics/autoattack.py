@@ -5,8 +5,6 @@ images that are still correct. Warnings of the package become flags; the one tha
 where one image makes 1 %, and is replaced by the same test over all images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

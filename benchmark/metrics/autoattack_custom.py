@@ -5,8 +5,6 @@ random streams and the package are those of :mod:`benchmark.metrics.autoattack`:
 and queries, every verdict is the same.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np

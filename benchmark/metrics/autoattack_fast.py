@@ -7,8 +7,6 @@ every image counted as broken is broken, as under :mod:`benchmark.metrics.autoat
 adversarial image that only a search in float32 finds: the accuracy can be too high.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from benchmark.attacks.cascade import Cascade

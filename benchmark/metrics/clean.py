@@ -1,7 +1,5 @@
 """Accuracy on the unperturbed test images."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

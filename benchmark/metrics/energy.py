@@ -11,8 +11,6 @@ absolute value. No code was released. So both energies, signed and absolute, are
 differ between models: the gap is also given in units of the standard deviation of the clean energy.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from benchmark.evaluation.shards import Shards

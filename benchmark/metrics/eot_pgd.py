@@ -7,8 +7,6 @@ share is kept. A model that draws none gets PGD-20's own verdicts: whether it do
 loss's gradient at each clean image, twice. No evidence is kept: it would be PGD-20's, or decided by chance.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Annotated
 

@@ -10,8 +10,6 @@ the model itself assigns to a class it keeps that share, those with the highest 
 how well the model knows its good samples, not how well it generates; ours: 1, all of them.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 import numpy as np

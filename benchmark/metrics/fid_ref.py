@@ -9,8 +9,6 @@ A value is read between two others: ``fid_ref_real``, of as many test images, is
 trained on, which is part of the floor.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from benchmark.evaluation.shards import Shard, Shards

@@ -18,8 +18,6 @@ it: ``overlap_equal`` is what two samples of these sizes from one distribution w
 Kolmogorov-Smirnov distance need no bins and do not depend on the scale of the energy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any

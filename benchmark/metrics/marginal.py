@@ -6,8 +6,6 @@ so that they can be compared: black box with white box, one loss with another. S
 breaks it.
 """
 
-from __future__ import annotations
-
 import time
 from typing import Annotated, Any, Literal
 

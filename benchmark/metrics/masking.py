@@ -7,8 +7,6 @@ attack, both on what no white-box attack broke; and the gradient itself. What el
 of :mod:`benchmark.models.probes`. :mod:`benchmark.attacks.masking_checks` makes checks of the numbers.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress

@@ -5,8 +5,6 @@ therefore names its (eps, alpha, K, restarts). As in the field, the verdict is o
 image that was wrong when clean is attacked like any other.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Annotated, Any, Literal

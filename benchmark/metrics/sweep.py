@@ -12,8 +12,6 @@ exception is 1 iteration: FGSM (Goodfellow et al. 2015), one step of eps from th
 short step would be beaten by anything. It is what iterative attacks should beat (Athalye et al. 2018).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from fractions import Fraction

@@ -6,8 +6,6 @@ that its gradients mislead. The surrogate is the one that was given, else the re
 case is per image, never an average.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 import numpy as np

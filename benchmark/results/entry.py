@@ -1,7 +1,5 @@
 """The result files, written down as types: one measurement per metric, one entry per evaluated checkpoint."""
 
-from __future__ import annotations
-
 import base64
 import json
 import re

@@ -12,8 +12,6 @@ reproduction/<scale>/                     the tables and figures of a paper
 reproduction/gap/                         walks from the evaluator of a paper's authors to the standard protocol
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -15,8 +15,6 @@ their difference; seeds are not paired, so the second term is the sum of both me
   only one method has several seeds, the other's share of the variance is missing.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The store of measurements: what was computed once is read back, and a crash loses one shard."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import zipfile

@@ -1,7 +1,5 @@
 """The record of a training in its entry: the run's manifest, the first and last epoch of its log, and its curves."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping

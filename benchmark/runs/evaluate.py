@@ -1,7 +1,5 @@
 """The evaluation of one model: a checkpoint, your own model, or one of RobustBench's zoo."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

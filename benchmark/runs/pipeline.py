@@ -1,7 +1,5 @@
 """From recipes to entries: train each run, evaluate its checkpoint, write its entry, rebuild the tables."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from contextlib import closing

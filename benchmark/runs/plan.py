@@ -1,7 +1,5 @@
 """Plans: recipes x seeds on one data set, resolved and checked before the first training starts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

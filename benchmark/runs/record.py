@@ -1,7 +1,5 @@
 """The entry of a measured run, with its evidence and its picture."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A run: one training of a plan, and the evaluation of its checkpoint."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path

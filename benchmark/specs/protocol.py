@@ -1,7 +1,5 @@
 """Protocols: how subjects are measured, as data, with an id for people and a hash for tables."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -6,8 +6,6 @@ overlay (configs/datasets/<name>.yaml: its general part, then its parts for the 
 recipe under that preset), ``--config`` and ``--set``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache

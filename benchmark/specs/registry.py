@@ -17,8 +17,6 @@ A metric module has
   it (optional); ``results`` is metric -> :class:`benchmark.evaluation.shards.Result`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from importlib import import_module
 from pkgutil import iter_modules

@@ -1,7 +1,5 @@
 """The door through which files come in: strict pydantic models, and their complaints in one sentence."""
 
-from __future__ import annotations
-
 import json
 from typing import TypeVar
 

@@ -5,8 +5,6 @@ measurement as the reported one says so, by the flags of :mod:`benchmark.results
 table.
 """
 
-from __future__ import annotations
-
 import os
 import statistics
 from collections.abc import Callable, Sequence

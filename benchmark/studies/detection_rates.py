@@ -1,7 +1,5 @@
 """How often the masking checks catch a planted failure and suspect a sound model: the cases, rates and tables."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import version

@@ -5,8 +5,6 @@ stop. What each change contributes is the difference of two neighbouring stops, 
 gap. In another order they could be shared out otherwise; the sum could not.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence

@@ -5,8 +5,6 @@ well deserve suspicion, and its cases are counted apart. Each failure of :mod:`b
 planted in some of the honest ones. What comes out is a table, and beside it every check of every case.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress

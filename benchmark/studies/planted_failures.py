@@ -6,8 +6,6 @@ for your model. The kinds are those of Athalye et al. 2018 (arXiv 1802.00420), P
 "Indicators of Attack Failure") and of the threads that evaluation libraries get.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import math

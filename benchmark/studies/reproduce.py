@@ -4,8 +4,6 @@ Every number takes the way of ``run`` and ``ablate``: plan, training, evaluation
 a pure function of the entries, the files of configs/paper/ and configs/scales/, and configs/reported.csv.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction

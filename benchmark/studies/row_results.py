@@ -1,7 +1,5 @@
 """One row of a paper's table: its reported numbers, and the entries that reproduce it."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@
 ``configs/scales/<scale>.yaml`` says on which data, with which seeds, and what is measured. Nothing here trains.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Figures of attacks: how many images each attack of AutoAttack's cascade broke, and accuracy against what is swept."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What the figures share: sheets to draw on, the files they are saved to, and colours."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

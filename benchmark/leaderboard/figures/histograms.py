@@ -1,7 +1,5 @@
 """Histograms of energies, a panel a method."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 Numbers are means over seeds, and bars are standard deviations over seeds (n - 1).
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

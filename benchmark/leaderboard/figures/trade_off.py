@@ -1,7 +1,5 @@
 """The trade-off: clean against robust accuracy, a point a method, coloured by what it generates."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The boards of the page, as read from leaderboards/: rows that may be compared, their scores and their commands."""
 
-from __future__ import annotations
-
 import shlex
 import statistics
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The leaderboard of the page as plain data: its columns, and what each shows of every row and sorts by."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

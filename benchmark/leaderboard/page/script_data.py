@@ -1,7 +1,5 @@
 """The data that the page's script draws, and what it shows when a number is opened, as JSON inside the page."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the sections of the page show of one board, as plain data for the templates."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Callable

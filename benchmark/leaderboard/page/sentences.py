@@ -1,7 +1,5 @@
 """Sentences about a board: who leads, what a newcomer asks first, and reasons to read the numbers with care."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
