@@ -37,11 +37,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def check(subject: Subject, attacks: Sequence[str]) -> None:
-    """Refuse attacks that are not defined for so few classes.
-
-    Raises:
-        InputError: the DLR loss compares three logits, the targeted one four, and the subject has fewer.
-    """
+    """Raise InputError for attacks whose loss compares more logits than the subject has classes."""
     for name in attacks:
         needed, loss = _CLASSES.get(name, (0, ""))
         if subject.num_classes < needed:
@@ -49,14 +45,6 @@ def check(subject: Subject, attacks: Sequence[str]) -> None:
                 f"{name} compares {needed} logits ({loss}), but there are {subject.num_classes} classes; measure "
                 "without it, such as --metrics clean,pgd20."
             )
-
-
-def attack(
-    name: str, subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int, *, queries: int | None = None
-) -> tuple[Tensor, list[str]]:
-    """Return x_adv [B,C,H,W] and the package's warnings, as :func:`attack_and_classify` does."""
-    x_adv, _, messages = attack_and_classify(name, subject, threat, shard, batch_size, queries=queries)
-    return x_adv, messages
 
 
 def attack_and_classify(
@@ -99,14 +87,8 @@ def dealt(shard: Shard, batch_size: int) -> int:
 def adversary(subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int | None = None) -> AutoAttack:
     """Make AutoAttack *standard* for a shard, on a network that takes ``batch_size`` images at once, or any number."""
     model = cast(nn.Module, subject.model if batch_size is None else _pieced(subject.model, shard, batch_size))
-    made = AutoAttack(
-        model,
-        norm=threat.norm,
-        eps=threat.radius,
-        seed=shard.seed(STREAM),
-        device=subject.device,
-        version="standard",
-    )
+    seed, device = shard.seed(STREAM), subject.device
+    made = AutoAttack(model, norm=threat.norm, eps=threat.radius, seed=seed, device=device, version="standard")
     targets = min(made.apgd_targeted.n_target_classes, subject.num_classes - 1)
     made.apgd_targeted.n_target_classes = made.fab.n_target_classes = targets
     return made
@@ -117,15 +99,8 @@ def hasten(
 ) -> QueryCount:
     """Stop the attacks early, on a faster network, if an image's logits depend on it alone; else change nothing.
 
-    Args:
-        attacker: its attacks are changed in place.
-        subject: the model.
-        shard: the images.
-        batch_size: images a forward pass.
-        precision: number format of the attacks' forward and backward passes.
-
-    Returns:
-        The count of the queries, which grows as the attacks run.
+    The attacker's attacks are changed in place; ``precision`` is the number format of their forward and backward
+    passes. The count of their queries, which is returned, grows as they run.
 
     Raises:
         FloatingPointError: a logit is NaN or infinite, which the package would count as robust or broken by chance.

@@ -58,13 +58,7 @@ class QueryCount:
 
 
 def separable(network: Network, x: Tensor, logits: Tensor) -> bool:
-    """Tell whether an image's logits are the same again and in another batch, on which early stopping relies.
-
-    Args:
-        network: the network.
-        x: images [B,C,H,W].
-        logits: the network's logits on them [B,K].
-    """
+    """Tell whether images' logits [B,K] are the same again and in another batch, on which early stopping relies."""
     some = torch.arange(0, len(x), 2, device=x.device).flip(0)
     # A network that draws noise meets the same numbers afterwards.
     with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
@@ -79,7 +73,7 @@ def stop_early(attacker: AutoAttack, search: Network, exact: Network | None = No
 
     Args:
         attacker: its attacks are changed in place.
-        search: the network that the attacks query in their runs; :func:`separable`.
+        search: the network that the attacks query in their runs, which is :func:`separable`.
         exact: the network that confirms each misclassification; None: ``search`` is exact itself.
 
     Returns:
