@@ -14,6 +14,9 @@ from contextlib import contextmanager
 
 from pyautoattack import checks
 
+_REPLACED = "Square Attack has decreased"
+"""Beginning of the one warning that :mod:`benchmark.metrics.autoattack` replaces by its own."""
+
 
 @contextmanager
 def contained() -> Iterator[list[str]]:
@@ -29,7 +32,9 @@ def contained() -> Iterator[list[str]]:
     messages: list[str] = []
     logger = logging.getLogger("auto-attack")
     before = logger.handlers, logger.level, logger.propagate, logger.disabled
-    handler = _Collector(messages)
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(" ".join(record.getMessage().split()))
+    handler.addFilter(lambda record: not record.getMessage().startswith(_REPLACED))
     tracer, calls = sys.gettrace(), dict(checks.funcs)
     try:
         logger.handlers, logger.propagate, logger.disabled = [handler], False, False
@@ -44,16 +49,3 @@ def contained() -> Iterator[list[str]]:
         logger.setLevel(level)
         checks.funcs.update(calls)
         sys.settrace(tracer)
-
-
-class _Collector(logging.Handler):
-    """Keep what is logged, save the one warning that :mod:`benchmark.metrics.autoattack` replaces."""
-
-    def __init__(self, messages: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self._messages = messages
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = " ".join(record.getMessage().split())
-        if not text.startswith("Square Attack has decreased"):
-            self._messages.append(text)

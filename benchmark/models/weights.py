@@ -55,11 +55,7 @@ def read(path: Path) -> Any:
 
 
 def refuse_page(path: Path) -> None:
-    """Refuse a file that is an HTML page: what Google Drive serves in place of a large or much wanted file.
-
-    Raises:
-        InputError: it is one.
-    """
+    """Raise InputError for an HTML page: what Google Drive serves in place of a large or much wanted file."""
     with path.open("rb") as file:
         start = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html")):
