@@ -47,10 +47,9 @@ class Engine:
             raise InputError(
                 f'There is no engine "{self.name}".{nearest(self.name, NAMES)} Choose from: {", ".join(NAMES)}.'
             )
-        if self.workers < 1:
-            raise InputError(f"--workers must be at least 1, not {self.workers}.")
-        if self.workers > MOST:
-            raise InputError(f"--workers must be at most {MOST}, not {self.workers}.")
+        if not 1 <= self.workers <= MOST:
+            bound = "least 1" if self.workers < 1 else f"most {MOST}"
+            raise InputError(f"--workers must be at {bound}, not {self.workers}.")
         if self.address is not None and self.name != "ray":
             raise InputError("--address goes with --engine ray.")
 
@@ -65,11 +64,7 @@ class Engine:
         return self.here and self.workers == 1
 
     def device(self, name: str) -> str:
-        """Return the device that jobs are to use: a cluster's "auto" is not this machine's.
-
-        Raises:
-            InputError: the cluster does not answer.
-        """
+        """Return the device that jobs are to use: a cluster's "auto" is not this machine's. It has to answer."""
         if self.here or name != "auto":
             return name
         from benchmark.engines import ray
@@ -100,8 +95,8 @@ class Engine:
 
         size = min(self.workers, len(jobs))
         if self.here:
+            from benchmark.engines.jobs import share
             from benchmark.engines.local import Processes
-            from benchmark.engines.threads import share
 
             crew = Processes(size, share(self.workers))
         else:
