@@ -102,12 +102,6 @@ def generate(
 def sample(subject: Subject, dataset: Dataset, settings: GenerationSettings, scorer: Subject | None = None) -> ImageSet:
     """Generate images of all classes alike, uint8 [N,C,H,W], and the classes they were made for.
 
-    Args:
-        subject: whose density is sampled.
-        dataset: to whose training images the start is fitted.
-        settings: how many, and how.
-        scorer: a classifier; needed to keep less than everything.
-
     Raises:
         InputError: the start cannot be fitted, or there is no scorer and one is needed.
     """
@@ -156,14 +150,7 @@ def _confident(
 
 
 def save(path: Path, made: ImageSet, dataset: Dataset, record: dict[str, Any]) -> None:
-    """Write images and labels (``image`` [N,H,W,C], ``label``), a picture of some, and what is known of them, as JSON.
-
-    Args:
-        path: ends with .npz; picture and record lie beside it.
-        made: what was generated.
-        dataset: whose classes they are of.
-        record: where they come from.
-    """
+    """Write images and labels (``image`` [N,H,W,C], ``label``), a picture of some, and the record of them as JSON."""
     image, content = made.images.permute(0, 2, 3, 1).contiguous().numpy(), io.BytesIO()
     np.savez_compressed(content, image=image, label=made.labels.numpy())
     write(path, lambda temporary: temporary.write_bytes(content.getvalue()))
@@ -186,22 +173,19 @@ def passport(
         name = classifier.name
         agreement = 100 * (classifier.classify(made.images.to(subject.device)) == made.labels).double().mean().item()
     chains = Chains(subject, ChainSettings(steps=settings.steps))
-    return json.loads(
-        json.dumps(
-            {
-                "dataset": dataset.name,
-                "data_digests": {"train": dataset.train.digest, "generated": made.digest},
-                "images": len(made),
-                "subject": subject.name,
-                "weights": subject.digest,
-                "recipe": subject.metadata.get("recipe"),
-                "chains": asdict(settings),
-                "sampler": asdict(chains.sampler),
-                "mode": chains.mode,
-                "scorer": None if scorer is None else scorer.digest,
-                "agreement": agreement,
-                "judge": name,
-                "provenance": commit,
-            }
-        )
-    )
+    record = {
+        "dataset": dataset.name,
+        "data_digests": {"train": dataset.train.digest, "generated": made.digest},
+        "images": len(made),
+        "subject": subject.name,
+        "weights": subject.digest,
+        "recipe": subject.metadata.get("recipe"),
+        "chains": asdict(settings),
+        "sampler": asdict(chains.sampler),
+        "mode": chains.mode,
+        "scorer": None if scorer is None else scorer.digest,
+        "agreement": agreement,
+        "judge": name,
+        "provenance": commit,
+    }
+    return json.loads(json.dumps(record))
