@@ -54,9 +54,7 @@ def attack_and_classify(
 
     Args:
         name: of :data:`NAMES`; ``apgd_dlr`` has the settings of ``apgd_ce``.
-        subject: the model, frozen and in eval mode.
-        threat: the threat model.
-        shard: the images.
+        subject, threat, shard: the model, frozen and in eval mode; norm and eps; the images.
         batch_size: images a forward pass; unless the shard says otherwise, it decides how random numbers are dealt out.
         queries: number of Square's queries for each image; None: the standard 5,000.
 
@@ -99,11 +97,9 @@ def hasten(
 ) -> QueryCount:
     """Stop the attacks early, on a faster network, if an image's logits depend on it alone; else change nothing.
 
-    The attacker's attacks are changed in place; ``precision`` is the number format of their forward and backward
-    passes. The count of their queries, which is returned, grows as they run.
-
-    Raises:
-        FloatingPointError: a logit is NaN or infinite, which the package would count as robust or broken by chance.
+    The attacks are changed in place; ``precision`` is the number format of their passes. The count of their queries,
+    which is returned, grows as they run. FloatingPointError: a logit is NaN or infinite, which the package would count
+    as robust or broken by chance.
     """
     with torch.no_grad():
         logits = subject.logits(shard.x, batch_size)
@@ -154,8 +150,7 @@ def _in_float32(head: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> 
 def distances(threat: ThreatModel, x_adv: Tensor, x: Tensor) -> Tensor:
     """Return the size of each perturbation [B], from the image clamped to [0, 1]: attacks clamp what they return.
 
-    Raises:
-        RuntimeError: one is outside the threat model, or NaN.
+    RuntimeError: one is outside the threat model, or NaN.
     """
     perturbation = threat.distance(x_adv.clamp(0, 1), x.clamp(0, 1))
     outside = bool((x_adv < x.clamp(max=0)).any()) or bool((x_adv > x.clamp(min=1)).any())

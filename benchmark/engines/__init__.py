@@ -73,12 +73,9 @@ class Engine:
         return "cuda" if ray.gpus() else "cpu"
 
     def run(self, jobs: Sequence[Job], kept: dict[Any, Any], runs: Path) -> Generator[Finished, None, None]:
-        """Do every job; yield each that ended, as they end. Close it, and the workers end.
+        """Do every job, the earlier ones first; yield each that ended, as they end. Close it, and the workers end.
 
-        Args:
-            jobs: the earlier ones first, where there is a choice.
-            kept: cache of this process, for jobs that are done in it.
-            runs: the folder that the workers share.
+        Jobs that are done in this process share its cache ``kept``; workers share the folder ``runs``.
 
         Raises:
             InputError: a job refused its input, or could not write; the cluster does not answer, or has fewer devices

@@ -44,9 +44,7 @@ def connect(address: str | None, workers: int) -> None:
     """Connect to a cluster, or start one on this machine; do nothing where there is a connection.
 
     ``address`` is "auto", HOST:PORT or ray://HOST:PORT; None: start one, with CPUs for so many ``workers``.
-
-    Raises:
-        InputError: Ray is not installed, no cluster answers, or it has fewer CPUs than workers.
+    InputError: Ray is not installed, no cluster answers, or it has fewer CPUs than workers.
     """
     ray = _ray()
     if not ray.is_initialized():
@@ -106,11 +104,7 @@ def threads(cpus: Sequence[int], size: int) -> int:
 
 
 class Cluster:
-    """Crew of tasks on the connected cluster, ``size`` at a time; each occupies CPUs for its threads, and its GPUs.
-
-    Raises:
-        InputError: the shared folder cannot be written.
-    """
+    """Crew of ``size`` tasks at a time on the connected cluster; each occupies CPUs for its threads, and its GPUs."""
 
     def __init__(self, size: int, runs: Path) -> None:
         self._ray = ray = _ray()

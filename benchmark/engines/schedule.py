@@ -84,8 +84,7 @@ class Schedule:
 def carry_out(jobs: Sequence[Job], crew: Crew) -> Iterator[Finished]:
     """Let a crew do every job, each behind its predecessors, with one view of all progress; yield each that ended.
 
-    Raises:
-        InputError: a job refused its input, or could not write.
+    InputError: a job refused its input, or could not write.
     """
     schedule, ended = Schedule(jobs), []
     busy: dict[int, Job] = {}

@@ -170,10 +170,8 @@ def _extractor(name: str, path: Path, resize: str, rgb: bool, device: torch.devi
 def inception_weights() -> Path:
     """Return the file of Inception's weights: the one ``$BENCHMARK_INCEPTION`` names, or in torch.hub's checkpoints.
 
-    Without either it is downloaded. It is unpickled by torch-fidelity, hence the check.
-
-    Raises:
-        InputError: there is none and it cannot be downloaded, or its SHA-256 is not :data:`INCEPTION`.
+    Without either it is downloaded. It is unpickled by torch-fidelity, hence the check. InputError: it cannot be had,
+    or its SHA-256 is not :data:`INCEPTION`.
     """
     named, folder = os.environ.get(PLACE), Path(torch.hub.get_dir()) / "checkpoints"
     places = [Path(named)] if named else [folder / name for name in _NAMES]

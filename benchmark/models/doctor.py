@@ -85,11 +85,10 @@ class Diagnosis:
     @property
     def verdict(self) -> str:
         """Outcome in one sentence."""
-        problems, doubts = (
-            [finding.name for finding in self.findings if finding.severity == severity]
-            for severity in ("problem", "doubt")
-        )
-        parts = [_counted("problem", problems)] * bool(problems) + [_counted("doubt", doubts)] * bool(doubts)
+        parts = []
+        for severity in ("problem", "doubt"):
+            if names := [finding.name for finding in self.findings if finding.severity == severity]:
+                parts.append(f"{len(names)} {severity}{'s' * (len(names) > 1)} ({', '.join(names)})")
         if not parts:
             return f"Nothing is wrong with {self.name} on {self.dataset}: {len(self.findings)} probes found nothing."
         return f"{self.name} on {self.dataset} has {' and '.join(parts)}."
@@ -112,7 +111,7 @@ def examine(
     """Examine a model on the first IMAGES test images, however broken it is; it is left in the mode it was in.
 
     Args:
-        model: the model; best as its factory returned it, before any ``eval()``.
+        model: best as its factory returned it, before any ``eval()``.
         dataset: the test images, and the number of classes.
         input_range: the range that the user states: ``"-1,1"``, or ``"cifar10"``, ``"cifar100"`` or ``"imagenet"``.
         eps: a stated eps, ``"8/255"`` or ``"0.03"``, in the model's own units.
@@ -120,7 +119,7 @@ def examine(
         name: name of the model, such as ``model.py:make``; a path in front is left out.
 
     Raises:
-        InputError: a range or an eps that is none, or a data set without test images or with a single class.
+        InputError: the range or the eps is none, or the data set has no test images or a single class.
     """
     stated = None if input_range is None else _stated(input_range, dataset.image_shape[0])
     radius = None if eps is None else _number(eps)
@@ -229,13 +228,7 @@ def _statement(stated: Trial, best: Trial) -> Finding:
 
 
 def equivalent(eps: str, radius: Fraction, domain: Domain) -> str:
-    """Return a sentence such as "8/255 in [-1,1] is 4/255 in pixels".
-
-    Args:
-        eps: the stated eps, as text.
-        radius: its value.
-        domain: domain in whose units eps is; the sentence has a number for each channel that has units of its own.
-    """
+    """Return a sentence such as "8/255 in [-1,1] is 4/255 in pixels", for an eps of the value ``radius``."""
     pixels = [radius * std for std in domain.std]
     if len(pixels) == 1:
         return f"{eps} {domain.where} is {_written(pixels[0])} in pixels"
@@ -271,10 +264,6 @@ def _wrapper(domain: Domain, factory: str) -> str:
         f"    model.register_forward_pre_hook(lambda module, x: ({converted},))\n"
         "    return model\n"
     )
-
-
-def _counted(what: str, names: list[str]) -> str:
-    return f"{len(names)} {what}{'s' * (len(names) > 1)} ({', '.join(names)})"
 
 
 def render(diagnosis: Diagnosis) -> str:

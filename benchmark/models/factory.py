@@ -48,11 +48,7 @@ def from_factory(spec: str, weights: Path | None, dataset: Dataset, device: torc
 
 
 def make_model(spec: str, weights: Path | None, dataset: Dataset, device: torch.device) -> nn.Module:
-    """Make your own model as :func:`from_factory` does, in float32 and the mode its factory left it in; do not try it.
-
-    Raises:
-        InputError: what is named does not exist, does not load, or is no ``nn.Module``.
-    """
+    """Make your own model as :func:`from_factory` does, but do not try it; float32, in the mode its factory left."""
     return _made(spec, weights, dataset, device)[1]
 
 

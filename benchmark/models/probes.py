@@ -38,14 +38,8 @@ def probe(model: nn.Module, x: Tensor, y: Tensor, num_classes: int, wanted_by: s
     """Run every probe and never raise: an exception of the model, or of a probe, is a finding too.
 
     A consequence is not reported beside its cause: outputs that are no logits end the examination, and the probes of
-    the model's behaviour run in the domain that it expects.
-
-    Args:
-        model: images in [0,1] to logits, or so it should be; on the device of ``x``.
-        x: test images [N,C,H,W] in [0,1]; all of them for the input domain, the first FEW for the rest.
-        y: [N].
-        num_classes: K of the data set.
-        wanted_by: name of the data set, for sentences.
+    the model's behaviour run in the domain that it expects. ``x`` are test images [N,C,H,W] in [0,1], ``y`` [N]: all of
+    them for the input domain, the first FEW for the rest. Sentences call the data set ``wanted_by``.
     """
     findings = probe_outputs(model, x[:FEW], num_classes, wanted_by)
     if not all(finding.fine for finding in findings[1:]):

@@ -20,14 +20,11 @@ _REPLACED = "Square Attack has decreased"
 
 @contextmanager
 def contained() -> Iterator[list[str]]:
-    """Collect the package's warnings, and undo what it does to the process.
+    """Yield the package's warnings, which Python's join at the end, and undo what it does to the process.
 
     It switches any debugger or coverage tool off, and counts gradient calls in a global that is never reset, so that
     one dynamic defence would taint every later model. (:class:`benchmark.evaluation.shards.Shards` undoes its
     reseeding.)
-
-    Yields:
-        The messages that were logged; those of Python's warnings join them at the end.
     """
     messages: list[str] = []
     logger = logging.getLogger("auto-attack")

@@ -43,7 +43,11 @@ class DataSpec:
     """Images that the training mixed with the real ones."""
 
     def load(self, kept: dict[Any, Any] | None = None) -> Dataset:
-        """Load the data set, or take it from what this process has ``kept``; there it is kept."""
+        """Load the model, try it where it is no checkpoint of this project, and return it in eval mode.
+
+        What this process has ``kept`` is not loaded again, a checkpoint while its file stays the same. InputError: what
+        is named does not exist, does not load, or is no classifier of this data set.
+        """
         kept = {} if kept is None else kept
         if self not in kept:
             kept[self] = load(
@@ -110,10 +114,8 @@ class ModelSpec:
     def load(self, dataset: Dataset, device: torch.device, kept: dict[Any, Any] | None = None) -> Subject:
         """Load the model, try it where it is no checkpoint of this project, and return it in eval mode.
 
-        What this process has ``kept`` is not loaded again, a checkpoint while its file stays the same.
-
-        Raises:
-            InputError: what is named does not exist, does not load, or is no classifier of this data set.
+        What this process has ``kept`` is not loaded again, a checkpoint while its file stays the same. InputError: what
+        is named does not exist, does not load, or is no classifier of this data set.
         """
         kept = {} if kept is None else kept
         if self.checkpoint is not None:
@@ -127,11 +129,7 @@ class ModelSpec:
         return _kept(kept, (self, device, dataset.name, dataset.num_classes, tuple(dataset.image_shape)), make)
 
     def unexamined(self, dataset: Dataset, device: torch.device, kept: dict[Any, Any]) -> Subject | nn.Module:
-        """Load the model whatever it is good for, in the mode its factory left it; a checkpoint as :meth:`load` does.
-
-        Raises:
-            InputError: what is named does not exist or does not load.
-        """
+        """Load the model whatever it is good for, in the mode its factory left; a checkpoint as :meth:`load` does."""
         if self.checkpoint is not None:
             return self._checkpoint(self.checkpoint, device, kept)
         if self.robustbench is not None:

@@ -101,9 +101,7 @@ def external(
 
     The model maps images [B,C,H,W] in [0,1] to logits [B,K], in float32 on ``device``, and is put into eval mode.
     ``code`` is the SHA-256 of what makes the weights a function, ``metadata`` plain data on where the model comes from.
-
-    Raises:
-        InputError: it is no classifier of this data set, or there are no test images.
+    InputError: it is no classifier of this data set, or there are no test images.
     """
     if len(dataset.test) == 0:
         raise InputError(f"{dataset.name} has no test images.")

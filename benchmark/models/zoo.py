@@ -76,9 +76,8 @@ def load(model_id: str, dataset: str, threat: ThreatModel, model_dir: Path = MOD
 
     Args:
         model_id: such as ``Wang2023Better_WRN-28-10``.
-        dataset, threat: one of RobustBench's names in DATASETS, and a threat model, of which the zoo knows the norm.
-        model_dir: folder of the weights, laid out like MODEL_DIR; those of timm's models lie in torch's hub folder, as
-            RobustBench wants it.
+        dataset, threat: one of RobustBench's names in DATASETS; a threat model, of which the zoo knows the norm.
+        model_dir: laid out like MODEL_DIR; timm's models lie in torch's hub folder, as RobustBench wants it.
 
     Returns:
         Images [B,C,H,W] in [0,1] to logits [B,K]; on the CPU and in eval mode.
@@ -110,8 +109,7 @@ def load_exported(
 ) -> nn.Module:
     """Load a model, the ``factory``'s with the ``weights`` of a torch file, by RobustBench's loader as if in the zoo.
 
-    Raises:
-        InputError: the loader refuses the weights, or garbles their names.
+    InputError: the loader refuses the weights, or garbles their names.
     """
     with (
         imported() as robustbench,
