@@ -37,11 +37,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def check(subject: Subject, attacks: Sequence[str]) -> None:
-    """Refuse attacks that are not defined for so few classes.
-
-    Raises:
-        InputError: the DLR loss compares three logits, the targeted one four, and the subject has fewer.
-    """
+    """Raise InputError for attacks whose loss compares more logits than the subject has classes."""
     for name in attacks:
         needed, loss = _CLASSES.get(name, (0, ""))
         if subject.num_classes < needed:
@@ -51,14 +47,6 @@ def check(subject: Subject, attacks: Sequence[str]) -> None:
             )
 
 
-def attack(
-    name: str, subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int, *, queries: int | None = None
-) -> tuple[Tensor, list[str]]:
-    """Return x_adv [B,C,H,W] and the package's warnings, as :func:`attack_and_classify` does."""
-    x_adv, _, messages = attack_and_classify(name, subject, threat, shard, batch_size, queries=queries)
-    return x_adv, messages
-
-
 def attack_and_classify(
     name: str, subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int, *, queries: int | None = None
 ) -> tuple[Tensor, Tensor, list[str]]:
@@ -66,9 +54,7 @@ def attack_and_classify(
 
     Args:
         name: of :data:`NAMES`; ``apgd_dlr`` has the settings of ``apgd_ce``.
-        subject: the model, frozen and in eval mode.
-        threat: the threat model.
-        shard: the images.
+        subject, threat, shard: the model, frozen and in eval mode; norm and eps; the images.
         batch_size: images a forward pass; unless the shard says otherwise, it decides how random numbers are dealt out.
         queries: number of Square's queries for each image; None: the standard 5,000.
 
@@ -99,14 +85,8 @@ def dealt(shard: Shard, batch_size: int) -> int:
 def adversary(subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int | None = None) -> AutoAttack:
     """Make AutoAttack *standard* for a shard, on a network that takes ``batch_size`` images at once, or any number."""
     model = cast(nn.Module, subject.model if batch_size is None else _pieced(subject.model, shard, batch_size))
-    made = AutoAttack(
-        model,
-        norm=threat.norm,
-        eps=threat.radius,
-        seed=shard.seed(STREAM),
-        device=subject.device,
-        version="standard",
-    )
+    seed, device = shard.seed(STREAM), subject.device
+    made = AutoAttack(model, norm=threat.norm, eps=threat.radius, seed=seed, device=device, version="standard")
     targets = min(made.apgd_targeted.n_target_classes, subject.num_classes - 1)
     made.apgd_targeted.n_target_classes = made.fab.n_target_classes = targets
     return made
@@ -117,18 +97,9 @@ def hasten(
 ) -> QueryCount:
     """Stop the attacks early, on a faster network, if an image's logits depend on it alone; else change nothing.
 
-    Args:
-        attacker: its attacks are changed in place.
-        subject: the model.
-        shard: the images.
-        batch_size: images a forward pass.
-        precision: number format of the attacks' forward and backward passes.
-
-    Returns:
-        The count of the queries, which grows as the attacks run.
-
-    Raises:
-        FloatingPointError: a logit is NaN or infinite, which the package would count as robust or broken by chance.
+    The attacks are changed in place; ``precision`` is the number format of their passes. The count of their queries,
+    which is returned, grows as they run. FloatingPointError: a logit is NaN or infinite, which the package would count
+    as robust or broken by chance.
     """
     with torch.no_grad():
         logits = subject.logits(shard.x, batch_size)
@@ -179,8 +150,7 @@ def _in_float32(head: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> 
 def distances(threat: ThreatModel, x_adv: Tensor, x: Tensor) -> Tensor:
     """Return the size of each perturbation [B], from the image clamped to [0, 1]: attacks clamp what they return.
 
-    Raises:
-        RuntimeError: one is outside the threat model, or NaN.
+    RuntimeError: one is outside the threat model, or NaN.
     """
     perturbation = threat.distance(x_adv.clamp(0, 1), x.clamp(0, 1))
     outside = bool((x_adv < x.clamp(max=0)).any()) or bool((x_adv > x.clamp(min=1)).any())

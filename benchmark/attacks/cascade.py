@@ -50,12 +50,8 @@ class Cascade:
     def run(self, subject: Subject, threat: ThreatModel, shard: Shard, batch_size: int) -> Arrays:
         """Attack a shard.
 
-        Args:
-            subject: the model, frozen and in eval mode.
-            threat: the threat model.
-            shard: the images.
-            batch_size: images a forward pass; unless the shard says otherwise, it decides how random numbers are dealt
-                out.
+        The subject is frozen and in eval mode. ``batch_size`` is the number of images in a forward pass; unless the
+        shard says otherwise, it decides how random numbers are dealt out.
 
         Returns:
             For each image: ``broken_by``, :data:`CLEAN_ERROR`, :data:`ROBUST` or the position, from 1, of the attack
@@ -148,15 +144,9 @@ class WrongBoxFAB:
         self.targeted, self.n_restarts, self.seed = True, 1, standard.seed
         self.n_target_classes = standard.n_target_classes
         self._eps = 2 * threat.radius
+        settings = {"n_iter": standard.n_iter, "seed": standard.seed, "device": standard.device}
         self._fab = FABAttack_PT(
-            lambda u: model((u + 1) / 2),
-            norm="Linf",
-            n_restarts=1,
-            n_iter=standard.n_iter,
-            eps=self._eps,
-            seed=standard.seed,
-            verbose=False,
-            device=standard.device,
+            lambda u: model((u + 1) / 2), norm="Linf", n_restarts=1, eps=self._eps, verbose=False, **settings
         )
         self._fab.targeted, self._fab.n_target_classes = True, standard.n_target_classes
 

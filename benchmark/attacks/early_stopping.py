@@ -58,13 +58,7 @@ class QueryCount:
 
 
 def separable(network: Network, x: Tensor, logits: Tensor) -> bool:
-    """Tell whether an image's logits are the same again and in another batch, on which early stopping relies.
-
-    Args:
-        network: the network.
-        x: images [B,C,H,W].
-        logits: the network's logits on them [B,K].
-    """
+    """Tell whether images' logits [B,K] are the same again and in another batch, on which early stopping relies."""
     some = torch.arange(0, len(x), 2, device=x.device).flip(0)
     # A network that draws noise meets the same numbers afterwards.
     with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
@@ -75,15 +69,9 @@ def separable(network: Network, x: Tensor, logits: Tensor) -> bool:
 def stop_early(attacker: AutoAttack, search: Network, exact: Network | None = None) -> QueryCount:
     """Let the attacks query another network, and stop for each image as soon as it is broken.
 
-    The attacker's own checks of the model, and its classification of what the attacks return, stay as they are.
-
-    Args:
-        attacker: its attacks are changed in place.
-        search: the network that the attacks query in their runs; :func:`separable`.
-        exact: the network that confirms each misclassification; None: ``search`` is exact itself.
-
-    Returns:
-        The count of the queries, which grows as the attacks run.
+    The attacks are changed in place; the attacker's own checks of the model, and its classification of what they
+    return, stay. In their runs they query ``search``, which is :func:`separable`, and ``exact`` confirms each
+    misclassification; None: ``search`` is exact itself. The count that is returned grows as the attacks run.
     """
     count = QueryCount()
     for attack in (attacker.apgd, attacker.apgd_targeted):

@@ -14,6 +14,7 @@ share explains at the level :data:`LEVEL` (exact one-sided binomial test): it is
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -119,9 +120,9 @@ def large_radius(correct: Count | None, share: float) -> Check:
     return _rare(name, correct, SURVIVING, meaning)
 
 
-def monotone(correct: Sequence[Count] | None) -> Check:
+def monotone(correct: Sequence[Count]) -> Check:
     """Check the largest rise in ``correct``, the images correct under the same attack at ascending radii."""
-    pairs = [(a, b) for i, a in enumerate(correct or ()) for b in (correct or ())[i + 1 :]]
+    pairs = itertools.combinations(correct, 2)
     smaller, larger = max(pairs, key=lambda pair: pair[1].images - pair[0].images, default=(None, None))
     meaning = "Accuracy (%) should not rise as eps grows, because the larger ball holds the smaller one."
     return _not_weaker("monotone in eps", larger, smaller, meaning)
@@ -247,17 +248,10 @@ def input_domain(given: float, rival: float, name: str, beaten: bool) -> Check:
 def against_autoattack(
     pgd_accuracy: float, autoattack_accuracy: float, n: int, square_points: float | None = None
 ) -> list[Check]:
-    """Compare PGD-20 with AutoAttack on the same images, where both were measured.
+    """Compare PGD-20 with AutoAttack, by their accuracies in percent on the same ``n`` images.
 
-    Args:
-        pgd_accuracy: in percent.
-        autoattack_accuracy: in percent.
-        n: images.
-        square_points: by how many points Square lowered the accuracy at the end of AutoAttack's cascade.
-
-    Returns:
-        Checks of what AutoAttack adds to PGD-20, of whether it is the stronger one, and, where ``square_points`` is
-        given, of what Square adds to AutoAttack's gradient attacks.
+    Check what AutoAttack adds to PGD-20, whether it is the stronger one, and, where ``square_points`` says by how many
+    points Square lowered the accuracy at the end of the cascade, what Square adds to the gradient attacks.
     """
     pgd, autoattack = (Count(round(accuracy * n / 100), n) for accuracy in (pgd_accuracy, autoattack_accuracy))
     gap = "AutoAttack should not break many more images than PGD-20; where it does, PGD-20 overstates robustness."

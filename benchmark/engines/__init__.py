@@ -47,10 +47,9 @@ class Engine:
             raise InputError(
                 f'There is no engine "{self.name}".{nearest(self.name, NAMES)} Choose from: {", ".join(NAMES)}.'
             )
-        if self.workers < 1:
-            raise InputError(f"--workers must be at least 1, not {self.workers}.")
-        if self.workers > MOST:
-            raise InputError(f"--workers must be at most {MOST}, not {self.workers}.")
+        if not 1 <= self.workers <= MOST:
+            bound = "least 1" if self.workers < 1 else f"most {MOST}"
+            raise InputError(f"--workers must be at {bound}, not {self.workers}.")
         if self.address is not None and self.name != "ray":
             raise InputError("--address goes with --engine ray.")
 
@@ -65,11 +64,7 @@ class Engine:
         return self.here and self.workers == 1
 
     def device(self, name: str) -> str:
-        """Return the device that jobs are to use: a cluster's "auto" is not this machine's.
-
-        Raises:
-            InputError: the cluster does not answer.
-        """
+        """Return the device that jobs are to use: a cluster's "auto" is not this machine's. It has to answer."""
         if self.here or name != "auto":
             return name
         from benchmark.engines import ray
@@ -78,12 +73,9 @@ class Engine:
         return "cuda" if ray.gpus() else "cpu"
 
     def run(self, jobs: Sequence[Job], kept: dict[Any, Any], runs: Path) -> Generator[Finished, None, None]:
-        """Do every job; yield each that ended, as they end. Close it, and the workers end.
+        """Do every job, the earlier ones first; yield each that ended, as they end. Close it, and the workers end.
 
-        Args:
-            jobs: the earlier ones first, where there is a choice.
-            kept: cache of this process, for jobs that are done in it.
-            runs: the folder that the workers share.
+        Jobs that are done in this process share its cache ``kept``; workers share the folder ``runs``.
 
         Raises:
             InputError: a job refused its input, or could not write; the cluster does not answer, or has fewer devices
@@ -100,8 +92,8 @@ class Engine:
 
         size = min(self.workers, len(jobs))
         if self.here:
+            from benchmark.engines.jobs import share
             from benchmark.engines.local import Processes
-            from benchmark.engines.threads import share
 
             crew = Processes(size, share(self.workers))
         else:

@@ -34,14 +34,17 @@ class Job(ABC):
 
     @abstractmethod
     def __call__(self, kept: dict[Any, Any]) -> object:
-        """Do the job, and return something small.
+        """Do the job, and return something small; InputError: no job of this command can succeed (a disk is full, say).
 
-        Args:
-            kept: the worker's cache, which outlives the job: what is loaded once need not be loaded again.
-
-        Raises:
-            InputError: no job of this command can succeed, say because a disk is full.
+        ``kept`` is the worker's cache, which outlives the job: what is loaded once need not be loaded again.
         """
+
+
+def share(workers: int) -> int:
+    """Return the number of threads of each worker when ``workers`` of them share this process's threads evenly."""
+    import torch
+
+    return max(1, torch.get_num_threads() // workers)
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,7 @@ from methods.training.processes import end_with_parent, ending
 
 
 def alone(jobs: Sequence[Job], kept: dict[Any, Any]) -> Iterator[Finished]:
-    """Do every job in this process, with its own progress; yield each.
-
-    Raises:
-        InputError: a job refused its input, or could not write.
-    """
+    """Do every job in this process, with its own progress; yield each. What a job refuses (InputError) ends all."""
     schedule = Schedule(jobs)
     while (job := schedule.next()) is not None:
         print(job.title, file=sys.stderr)

@@ -14,8 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmark.engines.jobs import Died, Done, Job, News, Raised, Said, perform
-from benchmark.engines.threads import share
+from benchmark.engines.jobs import Died, Done, Job, News, Raised, Said, perform, share
 from methods.errors import InputError
 from methods.training.progress import Report
 
@@ -44,12 +43,8 @@ def _ray() -> ModuleType:
 def connect(address: str | None, workers: int) -> None:
     """Connect to a cluster, or start one on this machine; do nothing where there is a connection.
 
-    Args:
-        address: "auto", HOST:PORT or ray://HOST:PORT; None: start one, with CPUs for so many workers.
-        workers: how many are to work at a time.
-
-    Raises:
-        InputError: Ray is not installed, no cluster answers, or it has fewer CPUs than workers.
+    ``address`` is "auto", HOST:PORT or ray://HOST:PORT; None: start one, with CPUs for so many ``workers``.
+    InputError: Ray is not installed, no cluster answers, or it has fewer CPUs than workers.
     """
     ray = _ray()
     if not ray.is_initialized():
@@ -109,11 +104,7 @@ def threads(cpus: Sequence[int], size: int) -> int:
 
 
 class Cluster:
-    """Crew of tasks on the connected cluster, ``size`` at a time; each occupies CPUs for its threads, and its GPUs.
-
-    Raises:
-        InputError: the shared folder cannot be written.
-    """
+    """Crew of ``size`` tasks at a time on the connected cluster; each occupies CPUs for its threads, and its GPUs."""
 
     def __init__(self, size: int, runs: Path) -> None:
         self._ray = ray = _ray()
@@ -133,11 +124,7 @@ class Cluster:
         self._busy: dict[Any, tuple[int, int]] = {}
 
     def give(self, worker: int, job: Job) -> None:
-        """Start a task that does a job.
-
-        Raises:
-            InputError: the cluster has fewer CUDA devices than the workers need.
-        """
+        """Start a task that does a job; raise InputError where the workers need more CUDA devices than there are."""
         if job.gpus * self.size > gpus():
             raise InputError(
                 f"--workers {self.size} needs {job.gpus * self.size} CUDA devices at a time, and the Ray cluster has "

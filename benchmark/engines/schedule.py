@@ -26,7 +26,6 @@ class Crew(Protocol):
 
     def give(self, worker: int, job: Job) -> None:
         """Let an idle worker begin a job; a dead one is replaced."""
-        ...
 
     def news(self, seconds: float) -> list[tuple[int, News]]:
         """Return the workers' messages with their numbers, after at most ``seconds``.
@@ -37,7 +36,6 @@ class Crew(Protocol):
 
     def close(self) -> None:
         """End all workers, whatever they do."""
-        ...
 
 
 class Schedule:
@@ -84,14 +82,9 @@ class Schedule:
 
 
 def carry_out(jobs: Sequence[Job], crew: Crew) -> Iterator[Finished]:
-    """Let a crew do every job, with one view of all workers' progress; yield each job that ended.
+    """Let a crew do every job, each behind its predecessors, with one view of all progress; yield each that ended.
 
-    Args:
-        jobs: jobs in an order in which each stands behind its predecessors.
-        crew: workers, which are ended at the end.
-
-    Raises:
-        InputError: a job refused its input, or could not write.
+    InputError: a job refused its input, or could not write.
     """
     schedule, ended = Schedule(jobs), []
     busy: dict[int, Job] = {}

@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
@@ -30,6 +31,7 @@ from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, k
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor
 
+from benchmark.evaluation.bundle import file_digest
 from benchmark.evaluation.parts import Part, PartDone
 from benchmark.models import reference as networks
 from benchmark.results.entry import Value
@@ -141,31 +143,19 @@ class Fidelity:
 
 
 def levels(images: Tensor) -> Tensor:
-    """Return images [N,C,H,W] as uint8: floats in [0, 1] rounded as generated images are.
-
-    Raises:
-        InputError: they are of another shape or type.
-    """
+    """Return images [N,C,H,W], uint8 or float in [0, 1] (else: InputError), as uint8, rounded like generated ones."""
     if images.dim() != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
         raise InputError(f"Images are uint8, or float in [0, 1], [N,C,H,W], not {images.dtype} {list(images.shape)}.")
     return images if images.dtype == torch.uint8 else rounded(images)
 
 
 def inception(device: torch.device) -> Extractor:
-    """Return the Inception-v3 of FID, with its 2,048 features and the 1,008 logits without bias.
-
-    Raises:
-        InputError: its weights are not there, or not these (:func:`inception_weights`).
-    """
+    """Return FID's Inception-v3, 2,048 features and 1,008 logits without bias; errors of :func:`inception_weights`."""
     return _extractor("inception-v3-compat", inception_weights(), "bilinear to 299x299, as TensorFlow 1", True, device)
 
 
 def reference_network(dataset_name: str, device: torch.device) -> Extractor:
-    """Return the reference network of a data set as an extractor.
-
-    Raises:
-        InputError: the data set has none.
-    """
+    """Return the reference network of a data set as an extractor; raise InputError where it has none."""
     return _extractor(_NETWORK, networks.weights(dataset_name), "none", False, device)
 
 
@@ -174,16 +164,14 @@ def _extractor(name: str, path: Path, resize: str, rgb: bool, device: torch.devi
     module = create_feature_extractor(
         name, [layer("fid"), layer("isc")], cuda=False, feature_extractor_weights_path=str(path), verbose=False
     )
-    return Extractor(name, _digest(path), resize, rgb, device, module.to(device))
+    return Extractor(name, file_digest(path), resize, rgb, device, module.to(device))
 
 
 def inception_weights() -> Path:
     """Return the file of Inception's weights: the one ``$BENCHMARK_INCEPTION`` names, or in torch.hub's checkpoints.
 
-    Without either it is downloaded. It is unpickled by torch-fidelity, hence the check.
-
-    Raises:
-        InputError: there is none and it cannot be downloaded, or its SHA-256 is not :data:`INCEPTION`.
+    Without either it is downloaded. It is unpickled by torch-fidelity, hence the check. InputError: it cannot be had,
+    or its SHA-256 is not :data:`INCEPTION`.
     """
     named, folder = os.environ.get(PLACE), Path(torch.hub.get_dir()) / "checkpoints"
     places = [Path(named)] if named else [folder / name for name in _NAMES]
@@ -199,13 +187,9 @@ def inception_weights() -> Path:
                 f"FID needs {_NAMES[0]} of torch-fidelity's release page, which cannot be had ({error}): place it at "
                 f"{path}, or name another place in ${PLACE}."
             ) from error
-    if _digest(path) != INCEPTION:
+    if file_digest(path) != INCEPTION:
         raise InputError(f"{path} is truncated or holds other weights than FID's: its SHA-256 is not {INCEPTION}.")
     return path
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def reference_images(dataset: Dataset, split: Split) -> Reference:
@@ -224,25 +208,14 @@ def reference_images(dataset: Dataset, split: Split) -> Reference:
 def reference_features(
     extractor: Extractor, reference: Reference, store: Store, batch_size: int, part: Part | None = None
 ) -> Arrays:
-    """Return the features and logits of the reference images, computed once per store.
-
-    Args:
-        extractor: the network.
-        reference: the images.
-        store: keeps the features, in pieces.
-        batch_size: images a forward pass.
-        part: compute these pieces only, and leave them in the store.
+    """Return the features and logits of the reference images, computed once per store, in pieces.
 
     Raises:
-        PartDone: there is a ``part``.
+        PartDone: there is a ``part``: only its pieces were computed, and are left in the store.
         SaveError: they cannot be stored.
     """
-    identity = {
-        "metric": "features",
-        "extractor": extractor.digest,
-        "images": reference.digest,
-        "library": LIBRARY,
-    }
+    names = {"extractor": extractor.digest, "images": reference.digest, "library": LIBRARY}
+    identity = {"metric": "features", **names}
     pieces: list[Arrays] = []
     for index, images in enumerate(reference.images.split(_PIECE)):
         if part is not None and index not in part:
@@ -254,15 +227,11 @@ def reference_features(
         pieces.append(piece)
     if part is not None:
         raise PartDone
-    return {name: torch.cat([torch.from_numpy(piece[name]) for piece in pieces]).numpy() for name in pieces[0]}
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def compare(extractor: Extractor, generated: Arrays, reference: Reference, real: Arrays) -> Fidelity:
-    """Compare an extractor's features and logits of generated images with those of the reference images.
-
-    Raises:
-        InputError: fewer than two images of either kind.
-    """
+    """Compare features and logits of generated images with those of the reference images, at least two of either."""
     distance = frechet(generated, real)
     score, score_std, splits = _inception_score(torch.from_numpy(generated["logits"]))
     size = min(_SUBSET, len(generated["features"]), len(real["features"]))
@@ -279,23 +248,12 @@ def compare(extractor: Extractor, generated: Arrays, reference: Reference, real:
         "kid_subsets": _SUBSETS,
         "kid_subset_size": size,
     }
-    return Fidelity(
-        distance,
-        score,
-        score_std,
-        kid[KEY_METRIC_KID_MEAN],
-        kid[KEY_METRIC_KID_STD],
-        passport(extractor, generated, reference) | own,
-        flags,
-    )
+    means = kid[KEY_METRIC_KID_MEAN], kid[KEY_METRIC_KID_STD]
+    return Fidelity(distance, score, score_std, *means, passport(extractor, generated, reference) | own, flags)
 
 
 def frechet(generated: Arrays, real: Arrays) -> float:
-    """Return the squared Frechet distance of two sets of features.
-
-    Raises:
-        InputError: fewer than two images of either kind.
-    """
+    """Return the squared Frechet distance of two sets of features; raise InputError below two images of either kind."""
     fewest = min(len(generated["features"]), len(real["features"]))
     if fewest < 2:
         raise InputError(f"A Frechet distance needs at least 2 images of either kind, not {fewest}.")

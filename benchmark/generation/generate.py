@@ -41,11 +41,7 @@ _SHOWN = 200
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How images are generated.
-
-    Raises:
-        InputError: a field is out of range.
-    """
+    """How images are generated; InputError refuses a field that is out of range."""
 
     count: int
     """Images that are kept."""
@@ -76,7 +72,7 @@ def generate(
 
     Args:
         checkpoint: run folder or weights file of the model whose density is sampled.
-        output: the .npz file to write; a picture and a record lie beside it.
+        output: the .npz file to write, with ``image`` [N,H,W,C] and ``label``; a picture and a record lie beside it.
         data: the data set to whose training images the starts are fitted.
         settings: how many images, and how.
         scorer: run folder or weights file of a classifier; needed to keep less than everything.
@@ -94,22 +90,19 @@ def generate(
         if given is not None and (given.num_classes, given.image_shape) != (dataset.num_classes, dataset.image_shape):
             raise InputError(f"{given.name} was not trained on images and classes like those of {dataset.name}.")
     made = sample(subject, dataset, settings, surest)
-    record = passport(subject, settings, surest, dataset, made, provenance(device))
-    save(output, made, dataset, record)
+    record = passport(subject, settings, surest, dataset, made)
+    image, content = made.images.permute(0, 2, 3, 1).contiguous().numpy(), io.BytesIO()
+    np.savez_compressed(content, image=image, label=made.labels.numpy())
+    write(output, lambda temporary: temporary.write_bytes(content.getvalue()))
+    write_grid(output.with_suffix(".png"), made.images[:_SHOWN], made.labels[:_SHOWN], dataset.num_classes)
+    write_json(output.with_suffix(".json"), record)
     return record
 
 
 def sample(subject: Subject, dataset: Dataset, settings: GenerationSettings, scorer: Subject | None = None) -> ImageSet:
     """Generate images of all classes alike, uint8 [N,C,H,W], and the classes they were made for.
 
-    Args:
-        subject: whose density is sampled.
-        dataset: to whose training images the start is fitted.
-        settings: how many, and how.
-        scorer: a classifier; needed to keep less than everything.
-
-    Raises:
-        InputError: the start cannot be fitted, or there is no scorer and one is needed.
+    InputError: the start cannot be fitted, or there is no scorer and one is needed.
     """
     if settings.keep < 1 and scorer is None:
         raise InputError("--keep below 1 needs --scorer, the checkpoint whose confidence decides what is kept.")
@@ -132,12 +125,8 @@ def sample(subject: Subject, dataset: Dataset, settings: GenerationSettings, sco
             advance(number + 1, "")
     made = ImageSet(torch.cat(images), wanted)
     if scorer is not None:
-        made = made.select(_confident(made, _logits(scorer), settings, classes))
+        made = made.select(_confident(made, lambda x: scorer.logits(x.to(scorer.device), _BATCH), settings, classes))
     return made.select(slice(settings.count))
-
-
-def _logits(scorer: Subject) -> Callable[[Tensor], Tensor]:
-    return lambda x: scorer.logits(x.to(scorer.device), _BATCH).cpu()
 
 
 def _confident(
@@ -145,7 +134,7 @@ def _confident(
 ) -> Tensor:
     """Return the places of the images to keep, as many of each class, the classes taking turns."""
     with torch.no_grad():
-        probabilities = logits(made.unit()).softmax(1)
+        probabilities = logits(made.unit()).cpu().softmax(1)
     confidence = probabilities.gather(1, made.labels[:, None]).squeeze(1)
     each = -(-settings.count // classes)
     best = [
@@ -155,29 +144,8 @@ def _confident(
     return torch.stack(best, 1).flatten()
 
 
-def save(path: Path, made: ImageSet, dataset: Dataset, record: dict[str, Any]) -> None:
-    """Write images and labels (``image`` [N,H,W,C], ``label``), a picture of some, and what is known of them, as JSON.
-
-    Args:
-        path: ends with .npz; picture and record lie beside it.
-        made: what was generated.
-        dataset: whose classes they are of.
-        record: where they come from.
-    """
-    image, content = made.images.permute(0, 2, 3, 1).contiguous().numpy(), io.BytesIO()
-    np.savez_compressed(content, image=image, label=made.labels.numpy())
-    write(path, lambda temporary: temporary.write_bytes(content.getvalue()))
-    write_grid(path.with_suffix(".png"), made.images[:_SHOWN], made.labels[:_SHOWN], dataset.num_classes)
-    write_json(path.with_suffix(".json"), record)
-
-
 def passport(
-    subject: Subject,
-    settings: GenerationSettings,
-    scorer: Subject | None,
-    dataset: Dataset,
-    made: ImageSet,
-    commit: dict[str, Any],
+    subject: Subject, settings: GenerationSettings, scorer: Subject | None, dataset: Dataset, made: ImageSet
 ) -> dict[str, Any]:
     """Return where generated images come from, and the share that an independent classifier gives the wanted class."""
     name = agreement = None
@@ -186,22 +154,19 @@ def passport(
         name = classifier.name
         agreement = 100 * (classifier.classify(made.images.to(subject.device)) == made.labels).double().mean().item()
     chains = Chains(subject, ChainSettings(steps=settings.steps))
-    return json.loads(
-        json.dumps(
-            {
-                "dataset": dataset.name,
-                "data_digests": {"train": dataset.train.digest, "generated": made.digest},
-                "images": len(made),
-                "subject": subject.name,
-                "weights": subject.digest,
-                "recipe": subject.metadata.get("recipe"),
-                "chains": asdict(settings),
-                "sampler": asdict(chains.sampler),
-                "mode": chains.mode,
-                "scorer": None if scorer is None else scorer.digest,
-                "agreement": agreement,
-                "judge": name,
-                "provenance": commit,
-            }
-        )
-    )
+    record = {
+        "dataset": dataset.name,
+        "data_digests": {"train": dataset.train.digest, "generated": made.digest},
+        "images": len(made),
+        "subject": subject.name,
+        "weights": subject.digest,
+        "recipe": subject.metadata.get("recipe"),
+        "chains": asdict(settings),
+        "sampler": asdict(chains.sampler),
+        "mode": chains.mode,
+        "scorer": None if scorer is None else scorer.digest,
+        "agreement": agreement,
+        "judge": name,
+        "provenance": provenance(subject.device),
+    }
+    return json.loads(json.dumps(record))

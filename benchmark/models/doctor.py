@@ -85,11 +85,10 @@ class Diagnosis:
     @property
     def verdict(self) -> str:
         """Outcome in one sentence."""
-        problems, doubts = (
-            [finding.name for finding in self.findings if finding.severity == severity]
-            for severity in ("problem", "doubt")
-        )
-        parts = [_counted("problem", problems)] * bool(problems) + [_counted("doubt", doubts)] * bool(doubts)
+        parts = []
+        for severity in ("problem", "doubt"):
+            if names := [finding.name for finding in self.findings if finding.severity == severity]:
+                parts.append(f"{len(names)} {severity}{'s' * (len(names) > 1)} ({', '.join(names)})")
         if not parts:
             return f"Nothing is wrong with {self.name} on {self.dataset}: {len(self.findings)} probes found nothing."
         return f"{self.name} on {self.dataset} has {' and '.join(parts)}."
@@ -109,19 +108,18 @@ def examine(
     device: torch.device | None = None,
     name: str | None = None,
 ) -> Diagnosis:
-    """Examine a model, however broken it is; it is left in the mode it was in.
+    """Examine a model on the first IMAGES test images, however broken it is; it is left in the mode it was in.
 
     Args:
-        model: the model; best as its factory returned it, before any ``eval()``.
-        dataset: gives the test images, of which the first IMAGES are used, and the number of classes.
-        input_range: the input range that the user states: ``"-1,1"``, or ``"cifar10"``, ``"cifar100"`` or
-            ``"imagenet"`` for the usual normalisation.
+        model: best as its factory returned it, before any ``eval()``.
+        dataset: the test images, and the number of classes.
+        input_range: the range that the user states: ``"-1,1"``, or ``"cifar10"``, ``"cifar100"`` or ``"imagenet"``.
         eps: a stated eps, ``"8/255"`` or ``"0.03"``, in the model's own units.
         device: where the model is examined; by default where it is.
         name: name of the model, such as ``model.py:make``; a path in front is left out.
 
     Raises:
-        InputError: a range or an eps that is none, or a data set without test images or with a single class.
+        InputError: the range or the eps is none, or the data set has no test images or a single class.
     """
     stated = None if input_range is None else _stated(input_range, dataset.image_shape[0])
     radius = None if eps is None else _number(eps)
@@ -158,7 +156,9 @@ def examine(
         trials=tuple(trials),
         domain=domain,
         sigma=sigma,
-        equivalents=() if eps is None or radius is None else tuple(_equivalents(eps, radius, domain, domains)),
+        equivalents=()
+        if eps is None or radius is None
+        else tuple(equivalent(eps, radius, units) for units in dict.fromkeys([domain, *domains])),
     )
 
 
@@ -219,35 +219,20 @@ def _accuracy(best: Trial, num_classes: int) -> Finding:
 
 def _statement(stated: Trial, best: Trial) -> Finding:
     """Compare accuracy in the stated domain with that in the best one."""
-    name = stated.domain.name
-    if not best.beats(stated):
-        sentence = f"nothing speaks against {name}, where it is right on {stated.accuracy:.1f} %"
-        return Finding("stated input range", "fine", stated.accuracy, best.accuracy, sentence)
-    sentence = (
-        f"{name} was stated, where it is right on {stated.accuracy:.1f} %, "
-        f"but on {best.accuracy:.1f} % in {best.domain.name}"
-    )
-    return Finding("stated input range", "problem", stated.accuracy, best.accuracy, sentence)
-
-
-def _equivalents(eps: str, radius: Fraction, own: Domain, domains: list[Domain]) -> list[str]:
-    return [equivalent(eps, radius, domain) for domain in [own, *(other for other in domains if other != own)]]
+    severity, at = "fine", f"where it is right on {stated.accuracy:.1f} %"
+    sentence = f"nothing speaks against {stated.domain.name}, {at}"
+    if best.beats(stated):
+        severity = "problem"
+        sentence = f"{stated.domain.name} was stated, {at}, but on {best.accuracy:.1f} % in {best.domain.name}"
+    return Finding("stated input range", severity, stated.accuracy, best.accuracy, sentence)
 
 
 def equivalent(eps: str, radius: Fraction, domain: Domain) -> str:
-    """Return a sentence such as "8/255 in [-1,1] is 4/255 in pixels".
-
-    Args:
-        eps: the stated eps, as text.
-        radius: its value.
-        domain: domain in whose units eps is; where the channels have units of their own, the sentence has a number for
-            each.
-    """
-    where = f"in {domain.name}" if domain.name.startswith("[") else f"after {domain.name}"
+    """Return a sentence such as "8/255 in [-1,1] is 4/255 in pixels", for an eps of the value ``radius``."""
     pixels = [radius * std for std in domain.std]
     if len(pixels) == 1:
-        return f"{eps} {where} is {_written(pixels[0])} in pixels"
-    return f"{eps} {where} is {', '.join(f'{float(value):.4f}' for value in pixels)} in pixels (per channel)"
+        return f"{eps} {domain.where} is {_written(pixels[0])} in pixels"
+    return f"{eps} {domain.where} is {', '.join(f'{float(value):.4f}' for value in pixels)} in pixels (per channel)"
 
 
 def _written(value: Fraction) -> str:
@@ -281,10 +266,6 @@ def _wrapper(domain: Domain, factory: str) -> str:
     )
 
 
-def _counted(what: str, names: list[str]) -> str:
-    return f"{len(names)} {what}{'s' * (len(names) > 1)} ({', '.join(names)})"
-
-
 def render(diagnosis: Diagnosis) -> str:
     """Return a diagnosis as text: the verdict, the findings with remedies, the domains, eps, and the wrapper."""
     lines = [diagnosis.verdict, ""]
@@ -310,11 +291,8 @@ def render(diagnosis: Diagnosis) -> str:
 
 
 def _told(finding: Finding) -> list[str]:
-    numbers = [
-        f"{label} {value:.3g}"
-        for label, value in (("measured", finding.measured), ("bound", finding.bound))
-        if value is not None
-    ]
+    pairs = ("measured", finding.measured), ("bound", finding.bound)
+    numbers = [f"{label} {value:.3g}" for label, value in pairs if value is not None]
     text = f"{finding.severity:<8} {finding.name}: {finding.sentence}" + (f" [{', '.join(numbers)}]" if numbers else "")
     remedy = [] if finding.fine else textwrap.wrap(REMEDIES[finding.name], _WIDTH - 9)
     return [*textwrap.wrap(text, _WIDTH, subsequent_indent=" " * 9), *(" " * 9 + line for line in remedy)]

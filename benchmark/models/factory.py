@@ -31,8 +31,7 @@ def from_factory(spec: str, weights: Path | None, dataset: Dataset, device: torc
             ``image_shape=``, and returns an ``nn.Module`` from images in [0,1] to logits. Or ``timm:NAME``, which needs
             ``weights``.
         weights: safetensors, or a torch file that holds tensors in plain containers and no code.
-        dataset: gives the number of classes and the images.
-        device: where the model is evaluated.
+        dataset, device: what the model classifies, and where.
 
     Raises:
         InputError: what is named does not exist, does not load, or is no classifier of this data set.
@@ -49,17 +48,7 @@ def from_factory(spec: str, weights: Path | None, dataset: Dataset, device: torc
 
 
 def make_model(spec: str, weights: Path | None, dataset: Dataset, device: torch.device) -> nn.Module:
-    """Make your own model, and return it in float32 and in the mode in which its factory left it, without trying it.
-
-    Args:
-        spec: as for :func:`from_factory`.
-        weights: as for :func:`from_factory`.
-        dataset: gives the number of classes and the shape of an image, to a factory that asks.
-        device: where the model is put.
-
-    Raises:
-        InputError: what is named does not exist, does not load, or is no ``nn.Module``.
-    """
+    """Make your own model as :func:`from_factory` does, but do not try it; float32, in the mode its factory left."""
     return _made(spec, weights, dataset, device)[1]
 
 

@@ -30,6 +30,11 @@ class Domain:
         """Whether these are the pixels themselves."""
         return set(self.mean) == {Fraction(0)} and set(self.std) == {Fraction(1)}
 
+    @property
+    def where(self) -> str:
+        """Place of values in this domain, in words: "in [-1,1]", or "after" a normalisation."""
+        return f"in {self.name}" if self.name.startswith("[") else f"after {self.name}"
+
     def __call__(self, x: Tensor) -> Tensor:
         """Convert images [B,C,H,W] in [0,1]."""
         # Times 1/std: 255 is a float and 1/255 is none, and networks that cut to bytes would see 254.
@@ -106,17 +111,9 @@ class Trial:
 
 
 def try_domains(
-    model: nn.Module, x: Tensor, y: Tensor, domains: Sequence[Domain] | None = None, batch_size: int = 100
+    model: nn.Module, x: Tensor, y: Tensor, domains: Sequence[Domain], batch_size: int = 100
 ) -> list[Trial]:
-    """Classify ``x`` in every domain; what is not finite, or stops the model, counts as wrong.
-
-    Args:
-        model: any unit to logits [B,K].
-        x: [N,C,H,W] in [0,1].
-        y: [N].
-        domains: by default :func:`candidates`.
-        batch_size: images a forward pass.
-    """
+    """Classify x [N,C,H,W] in [0,1], labels y [N], in every domain; what is not finite or stops the model is wrong."""
 
     def correct(domain: Domain, run: Callable[[Tensor], Tensor]) -> Tensor:
         try:
@@ -126,7 +123,7 @@ def try_domains(
             return torch.zeros_like(y, dtype=torch.bool)
 
     with undisturbed(model, x) as run, torch.no_grad():
-        return [Trial(domain, correct(domain, run).cpu()) for domain in domains or candidates(x.shape[1])]
+        return [Trial(domain, correct(domain, run).cpu()) for domain in domains]
 
 
 def expected(trials: Sequence[Trial]) -> Trial:
@@ -148,16 +145,7 @@ def domain_finding(trials: Sequence[Trial]) -> Finding:
     rivals = [trial.domain.name for trial in trials if trial not in (given, best) and not best.beats(trial)]
     alike = f"; these images do not tell it from {', '.join(rivals)}" if rivals else ""
     sentence = (
-        f"the model expects {_input(best.domain)}, not [0,1]: "
+        f"the model expects inputs {best.domain.where}, not [0,1]: "
         f"it is right on {best.accuracy:.1f} % there and on {given.accuracy:.1f} % in [0,1]{alike}"
     )
     return Finding("input domain", "problem", given.accuracy, best.accuracy, sentence)
-
-
-def _input(domain: Domain) -> str:
-    return f"inputs in {domain.name}" if domain.name.startswith("[") else f"inputs after {domain.name}"
-
-
-def input_domain(model: nn.Module, x: Tensor, y: Tensor, domains: Sequence[Domain] | None = None) -> Finding:
-    """Find the domain in which a model is clearly most accurate; ``measured`` is its accuracy in [0,1] in percent."""
-    return domain_finding(try_domains(model, x, y, domains))

@@ -47,7 +47,7 @@ def _same(a: Tensor, b: Tensor | None) -> bool:
     return b is not None and a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
-def output_shape(outputs: Any, n: int, num_classes: int, wanted_by: str = "the data set") -> Finding:
+def output_shape(outputs: Any, n: int, num_classes: int, wanted_by: str) -> Finding:
     """Check that a forward pass on ``n`` images returned logits [n, num_classes]."""
     if not isinstance(outputs, Tensor):
         sentence = f"the model returns a {type(outputs).__name__}, not logits; let the factory wrap it"
@@ -89,8 +89,7 @@ def probabilities(model: nn.Module, x: Tensor) -> Finding:
     if float(outputs.min()) >= -1e-5:
         off = float((outputs.sum(1) - 1).abs().max())
         if off <= 1e-4:
-            sentence = "outputs look like probabilities, not logits"
-            return Finding("probabilities", "problem", off, 1e-4, sentence)
+            return Finding("probabilities", "problem", off, 1e-4, "outputs look like probabilities, not logits")
     off = float(outputs.logsumexp(1).abs().max())
     if off <= 1e-4:
         sentence = "outputs look like log-probabilities: good for attacks, but every marginal energy is 0"
@@ -130,12 +129,11 @@ def input_noise(model: nn.Module, x: Tensor, passes: int = 16) -> float | None:
     """
     with undisturbed(model, x) as run:
         inputs = x.detach().clone().requires_grad_()
-        weights: Tensor | None = None
+        weights = None
         values, squares = [], []
         for _ in range(passes):
             logits = run(inputs)
-            if weights is None:
-                weights = normal_like(logits, generator(0, "probe", "noise"))
+            weights = normal_like(logits, generator(0, "probe", "noise")) if weights is None else weights
             value = (logits * weights).sum(1)
             if not value.requires_grad:
                 return None

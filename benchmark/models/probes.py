@@ -7,7 +7,7 @@ the model raises; :func:`probe` runs them all and turns even that into a finding
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmark.models.finding import Finding, undisturbed
 from benchmark.models.gradient_probes import finite_differences, gradients, saturated_logits
-from benchmark.models.input_domain import PIXELS, Domain, candidates, domain_finding, expected, try_domains
+from benchmark.models.input_domain import Domain, candidates, domain_finding, expected, try_domains
 from benchmark.models.output_probes import (
     batch_dependence,
     constant_outputs,
@@ -34,32 +34,17 @@ FEW = 16
 """Images for every probe but that of the input domain."""
 
 
-def probe(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    num_classes: int,
-    *,
-    domains: Sequence[Domain] | None = None,
-    wanted_by: str = "the data set",
-) -> list[Finding]:
+def probe(model: nn.Module, x: Tensor, y: Tensor, num_classes: int, wanted_by: str = "the data set") -> list[Finding]:
     """Run every probe and never raise: an exception of the model, or of a probe, is a finding too.
 
     A consequence is not reported beside its cause: outputs that are no logits end the examination, and the probes of
-    the model's behaviour run in the domain that it expects.
-
-    Args:
-        model: images in [0,1] to logits, or so it should be; on the device of ``x``.
-        x: test images [N,C,H,W] in [0,1]; all of them for the input domain, the first FEW for the rest.
-        y: [N].
-        num_classes: K of the data set.
-        domains: input domains to try, [0,1] first; by default :func:`candidates`.
-        wanted_by: name of the data set, for sentences.
+    the model's behaviour run in the domain that it expects. ``x`` are test images [N,C,H,W] in [0,1], ``y`` [N]: all of
+    them for the input domain, the first FEW for the rest. Sentences call the data set ``wanted_by``.
     """
     findings = probe_outputs(model, x[:FEW], num_classes, wanted_by)
     if not all(finding.fine for finding in findings[1:]):
         return findings
-    first, *others = domains or candidates(x.shape[1])
+    first, *others = candidates(x.shape[1])
     with mode(model, training=False):
         trials = try_domains(model, x, y, [first])
         if trials[0].beatable:
@@ -67,7 +52,7 @@ def probe(
     return [*findings, domain_finding(trials), *probe_behaviour(model, x[:FEW], y[:FEW], expected(trials).domain)]
 
 
-def probe_outputs(model: nn.Module, x: Tensor, num_classes: int, wanted_by: str = "the data set") -> list[Finding]:
+def probe_outputs(model: nn.Module, x: Tensor, num_classes: int, wanted_by: str) -> list[Finding]:
     """Check the modes that the model is in and, in eval mode, that it returns logits; stop at the first problem."""
     findings = [training_mode(model)]
     with mode(model, training=False):
@@ -84,16 +69,10 @@ def probe_outputs(model: nn.Module, x: Tensor, num_classes: int, wanted_by: str 
     return findings
 
 
-def probe_behaviour(model: nn.Module, x: Tensor, y: Tensor, domain: Domain = PIXELS) -> list[Finding]:
-    """Run, in eval mode, the probes of a model whose outputs have the right shape.
+def probe_behaviour(model: nn.Module, x: Tensor, y: Tensor, domain: Domain) -> list[Finding]:
+    """Run, in eval mode, the probes of a model that maps images in ``domain`` to logits, on ``x`` in [0,1].
 
     Precision is probed for deterministic models, and finite differences where an image's outputs depend on it alone.
-
-    Args:
-        model: images in ``domain`` to logits.
-        x: [N,C,H,W] in [0,1].
-        y: [N].
-        domain: the input domain of the model.
     """
     with mode(model, training=False):
         findings = [_guarded(state, model, domain(x))]

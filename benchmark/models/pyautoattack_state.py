@@ -14,22 +14,24 @@ from contextlib import contextmanager
 
 from pyautoattack import checks
 
+_REPLACED = "Square Attack has decreased"
+"""Beginning of the one warning that :mod:`benchmark.metrics.autoattack` replaces by its own."""
+
 
 @contextmanager
 def contained() -> Iterator[list[str]]:
-    """Collect the package's warnings, and undo what it does to the process.
+    """Yield the package's warnings, which Python's join at the end, and undo what it does to the process.
 
     It switches any debugger or coverage tool off, and counts gradient calls in a global that is never reset, so that
     one dynamic defence would taint every later model. (:class:`benchmark.evaluation.shards.Shards` undoes its
     reseeding.)
-
-    Yields:
-        The messages that were logged; those of Python's warnings join them at the end.
     """
     messages: list[str] = []
     logger = logging.getLogger("auto-attack")
     before = logger.handlers, logger.level, logger.propagate, logger.disabled
-    handler = _Collector(messages)
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(" ".join(record.getMessage().split()))
+    handler.addFilter(lambda record: not record.getMessage().startswith(_REPLACED))
     tracer, calls = sys.gettrace(), dict(checks.funcs)
     try:
         logger.handlers, logger.propagate, logger.disabled = [handler], False, False
@@ -44,16 +46,3 @@ def contained() -> Iterator[list[str]]:
         logger.setLevel(level)
         checks.funcs.update(calls)
         sys.settrace(tracer)
-
-
-class _Collector(logging.Handler):
-    """Keep what is logged, save the one warning that :mod:`benchmark.metrics.autoattack` replaces."""
-
-    def __init__(self, messages: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self._messages = messages
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = " ".join(record.getMessage().split())
-        if not text.startswith("Square Attack has decreased"):
-            self._messages.append(text)

@@ -37,11 +37,7 @@ _BATCH = 100
 
 
 def weights(dataset_name: str) -> Path:
-    """Return the weights file of the network of a data set.
-
-    Raises:
-        InputError: the data set has none.
-    """
+    """Return the weights file of a data set's network, or raise InputError where it has none."""
     if dataset_name not in _FILES:
         raise InputError(f"There is no reference network for {dataset_name} (there is one for {', '.join(_FILES)}).")
     return FOLDER / f"{_FILES[dataset_name]}.safetensors"
@@ -53,11 +49,7 @@ def identity(dataset_name: str) -> str | None:
 
 
 def reference(dataset_name: str, device: torch.device) -> Subject:
-    """Load the network of a data set: eval mode, images in [0, 1] to logits.
-
-    Raises:
-        InputError: the data set has none.
-    """
+    """Load the network of a data set, images in [0, 1] to logits, in eval mode; raise InputError where it has none."""
     return from_checkpoint(weights(dataset_name), device)
 
 

@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -30,14 +31,11 @@ from methods.errors import InputError, reason
 
 @contextmanager
 def imported() -> Iterator[ModuleType]:
-    """Import RobustBench, with stand-ins for the modules that its release lacks.
+    """Import RobustBench with stand-ins for the modules that its release lacks; raise InputError where it fails still.
 
     The stand-ins are in ``sys.modules`` inside the ``with`` only: RobustBench binds the names it needs while it is
     imported, and imports nothing later. What stays are its own modules and the networks it registers with timm, without
     which its loader fails. Nothing is downloaded inside.
-
-    Raises:
-        InputError: RobustBench does not import in spite of the stand-ins.
     """
     stand_ins: dict[str, ModuleType] = {}
     try:
@@ -72,7 +70,7 @@ def pkg_resources() -> dict[str, ModuleType]:
     def resource_filename(package: str, resource: str) -> str:
         return os.path.join(os.path.dirname(str(sys.modules[package].__file__)), resource)
 
-    return {"pkg_resources": _module("pkg_resources", resource_filename=resource_filename)}
+    return _module("pkg_resources", resource_filename=resource_filename)
 
 
 def autoattack() -> dict[str, ModuleType]:
@@ -94,10 +92,8 @@ def autoattack() -> dict[str, ModuleType]:
             device: torch.device | str,
             log_path: str | None = None,
         ) -> None:
-            attacks = list(attacks_to_run) or None
-            super().__init__(
-                model, norm=norm, eps=eps, seed=seed, attacks=attacks, version=version, device=torch.device(device)
-            )
+            own = {"attacks": list(attacks_to_run) or None, "device": torch.device(device)}
+            super().__init__(model, norm=norm, eps=eps, seed=seed, version=version, **own)
             self.handlers = [logging.StreamHandler(sys.stdout)] if verbose else []
             self.handlers += [logging.FileHandler(log_path, delay=True)] if log_path else []
 
@@ -120,42 +116,24 @@ def autoattack() -> dict[str, ModuleType]:
                 warnings.warn(message, stacklevel=2)
             return found if return_labels else found[0]
 
-    return {"autoattack": _module("autoattack", AutoAttack=AutoAttack), "autoattack.state": pyautoattack.state}
+    return _module("autoattack", AutoAttack=AutoAttack) | {"autoattack.state": pyautoattack.state}
 
 
 def gdown() -> dict[str, ModuleType]:
     """Make a stand-in for ``gdown``, which is pinned to an old release and downloads weights, as nothing does here."""
-    return {"gdown": _module("gdown", download=_refuse_download)}
+    return _module("gdown", download=_refuse_download)
 
 
-def timm_layers() -> dict[str, ModuleType]:
-    """Make a stand-in for ``timm.models.layers``, which is deprecated, of ``timm.layers``."""
-    import timm.layers
-
-    return {"timm.models.layers": timm.layers}
-
-
-def timm_helpers() -> dict[str, ModuleType]:
-    """Make a stand-in for ``timm.models.helpers``, which is deprecated, of ``timm.models``."""
-    import timm.models
-
-    return {"timm.models.helpers": timm.models}
-
-
-def timm_registry() -> dict[str, ModuleType]:
-    """Make a stand-in for ``timm.models.registry``, which is deprecated, of ``timm.models``."""
-    import timm.models
-
-    return {"timm.models.registry": timm.models}
+def _timm(name: str) -> dict[str, ModuleType]:
+    """Make a stand-in for a module of timm that is deprecated, of the one that holds its names now."""
+    return {name: importlib.import_module("timm.layers" if name == "timm.models.layers" else "timm.models")}
 
 
 BRIDGES: dict[str, Callable[[], dict[str, ModuleType]]] = {
     "pkg_resources": pkg_resources,
     "autoattack": autoattack,
     "gdown": gdown,
-    "timm.models.layers": timm_layers,
-    "timm.models.helpers": timm_helpers,
-    "timm.models.registry": timm_registry,
+    **{name: partial(_timm, name) for name in ("timm.models.layers", "timm.models.helpers", "timm.models.registry")},
 }
 """Module that RobustBench imports -> function that makes a stand-in for it and its submodules, where it is missing."""
 
@@ -169,10 +147,10 @@ def _missing(name: str) -> bool:
         return True
 
 
-def _module(name: str, **attributes: Any) -> ModuleType:
+def _module(name: str, **attributes: Any) -> dict[str, ModuleType]:
     module = ModuleType(name)
     vars(module).update(attributes)
-    return module
+    return {name: module}
 
 
 def _refuse_download(*_: Any, **__: Any) -> None:

@@ -43,7 +43,11 @@ class DataSpec:
     """Images that the training mixed with the real ones."""
 
     def load(self, kept: dict[Any, Any] | None = None) -> Dataset:
-        """Load the data set, or take it from what this process has ``kept``; there it is kept."""
+        """Load the model, try it where it is no checkpoint of this project, and return it in eval mode.
+
+        What this process has ``kept`` is not loaded again, a checkpoint while its file stays the same. InputError: what
+        is named does not exist, does not load, or is no classifier of this data set.
+        """
         kept = {} if kept is None else kept
         if self not in kept:
             kept[self] = load(
@@ -56,8 +60,7 @@ class DataSpec:
 class ModelSpec:
     """A model: this project's checkpoint, one that your own code makes, or one of RobustBench's zoo.
 
-    Raises:
-        InputError: not exactly one of the three, or an option of another one.
+    InputError refuses what is not exactly one of the three, or has an option of another one.
     """
 
     checkpoint: Path | None = None
@@ -111,26 +114,22 @@ class ModelSpec:
     def load(self, dataset: Dataset, device: torch.device, kept: dict[Any, Any] | None = None) -> Subject:
         """Load the model, try it where it is no checkpoint of this project, and return it in eval mode.
 
-        Args:
-            dataset: what the model classifies.
-            device: where it is evaluated.
-            kept: what this process has loaded; a checkpoint is taken from there while its file stays the same.
-
-        Raises:
-            InputError: what is named does not exist, does not load, or is no classifier of this data set.
+        What this process has ``kept`` is not loaded again, a checkpoint while its file stays the same. InputError: what
+        is named does not exist, does not load, or is no classifier of this data set.
         """
         kept = {} if kept is None else kept
         if self.checkpoint is not None:
             return self._checkpoint(self.checkpoint, device, kept)
-        name = (self, device, dataset.name, dataset.num_classes, tuple(dataset.image_shape))
-        return _kept(kept, name, lambda: self._from_elsewhere(dataset, device))
+
+        def make() -> Subject:
+            if self.robustbench is not None:
+                return zoo.from_zoo(self.robustbench, ThreatModel.parse(self.threat), self.zoo_folder, dataset, device)
+            return from_factory(str(self.factory), self.weights, dataset, device)
+
+        return _kept(kept, (self, device, dataset.name, dataset.num_classes, tuple(dataset.image_shape)), make)
 
     def unexamined(self, dataset: Dataset, device: torch.device, kept: dict[Any, Any]) -> Subject | nn.Module:
-        """Load the model whatever it is good for, in the mode its factory left it; a checkpoint as :meth:`load` does.
-
-        Raises:
-            InputError: what is named does not exist or does not load.
-        """
+        """Load the model whatever it is good for, in the mode its factory left; a checkpoint as :meth:`load` does."""
         if self.checkpoint is not None:
             return self._checkpoint(self.checkpoint, device, kept)
         if self.robustbench is not None:
@@ -143,11 +142,6 @@ class ModelSpec:
         state = file.stat() if file.is_file() else None
         version = None if state is None else (state.st_mtime_ns, state.st_size, state.st_ino)
         return _kept(kept, (file, version, device), lambda: from_checkpoint(path, device, self.which))
-
-    def _from_elsewhere(self, dataset: Dataset, device: torch.device) -> Subject:
-        if self.robustbench is not None:
-            return zoo.from_zoo(self.robustbench, ThreatModel.parse(self.threat), self.zoo_folder, dataset, device)
-        return from_factory(str(self.factory), self.weights, dataset, device)
 
 
 def _kept(kept: dict[Any, Any], name: Hashable, make: Callable[[], Subject]) -> Subject:

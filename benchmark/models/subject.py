@@ -66,11 +66,7 @@ class Subject:
         return f"{name}-{config.depth}" + ("" if usual else f"-{config.widen}")
 
     def logits(self, x: Tensor, batch_size: int | None = None) -> Tensor:
-        """Return the logits [B,K] in float32, ``batch_size`` images at a time.
-
-        Raises:
-            FloatingPointError: a logit is NaN or infinite, so that no prediction means anything.
-        """
+        """Return logits [B,K] in float32, ``batch_size`` images at a time; FloatingPointError: not all are finite."""
         batches = (x,) if batch_size is None else x.split(batch_size)
         logits = torch.cat([self.model(batch) for batch in batches]).float()
         if not bool(logits.isfinite().all()):
@@ -79,11 +75,7 @@ class Subject:
 
 
 def from_checkpoint(path: Path, device: torch.device, which: Literal["best", "last"] = "best") -> Subject:
-    """Load a model that this project trained, from its weights file or from its run folder.
-
-    Raises:
-        InputError: no checkpoint of this project there.
-    """
+    """Load a model of this project from its weights file or run folder; raise InputError where there is none."""
     checkpoint = load_checkpoint(path, which)
     model, metadata = checkpoint.model, checkpoint.metadata
     model.autocast = None
@@ -110,20 +102,19 @@ def external(
 ) -> Subject:
     """Make a subject of a model that this project did not train, and flag what the probes find on a few test images.
 
-    Args:
-        name: the subject's name.
-        model: images [B,C,H,W] in [0,1] to logits [B,K], in float32 on ``device``; it is put into eval mode.
-        dataset: gives the number of classes and the first test images.
-        device: where the model is evaluated.
-        code: SHA-256 of what makes the weights a function.
-        metadata: plain data on where the model comes from.
-
-    Raises:
-        InputError: it is no classifier of this data set.
+    The model maps images [B,C,H,W] in [0,1] to logits [B,K], in float32 on ``device``, and is put into eval mode.
+    ``code`` is the SHA-256 of what makes the weights a function, ``metadata`` plain data on where the model comes from.
+    InputError: it is no classifier of this data set, or there are no test images.
     """
-    found = training_mode(model)
-    flags = [] if found.fine else [found.sentence]
-    flags += [flag for flag in _examine(model.eval(), dataset, device) if flag not in flags]
+    if len(dataset.test) == 0:
+        raise InputError(f"{dataset.name} has no test images.")
+    x, y = dataset.test.unit(slice(0, _TRIED)).to(device), dataset.test.labels[:_TRIED].to(device)
+    training = training_mode(model)
+    findings = [training, *probe(model.eval(), x, y, dataset.num_classes, dataset.name)[1:]]
+    doubts = [found for found in findings if not found.fine]
+    for found in doubts:
+        if found.name in _REFUSED:
+            raise InputError(f"{found.sentence[0].upper()}{found.sentence[1:]}.")
     return Subject(
         name=name,
         model=model,
@@ -134,20 +125,8 @@ def external(
         code=code,
         kind="external",
         metadata=metadata,
-        flags=flags,
+        flags=[found.sentence for found in doubts],
     )
-
-
-def _examine(model: nn.Module, dataset: Dataset, device: torch.device) -> list[str]:
-    """Return reasons to doubt the model, from what the probes find on the first test images."""
-    if len(dataset.test) == 0:
-        raise InputError(f"{dataset.name} has no test images.")
-    x, y = dataset.test.unit(slice(0, _TRIED)).to(device), dataset.test.labels[:_TRIED].to(device)
-    findings = [found for found in probe(model, x, y, dataset.num_classes, wanted_by=dataset.name) if not found.fine]
-    for found in findings:
-        if found.name in _REFUSED:
-            raise InputError(f"{found.sentence[0].upper()}{found.sentence[1:]}.")
-    return [found.sentence for found in findings]
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -37,8 +37,7 @@ _SHOWN = 4
 def read(path: Path) -> Any:
     """Return the content of a weights file: safetensors, or a torch file of tensors, plain containers and ``HARMLESS``.
 
-    Raises:
-        InputError: no such file, an HTML page in its place, pickled code, or no weights file.
+    InputError: no such file, an HTML page in its place, pickled code, or no weights file.
     """
     if not path.is_file():
         raise InputError(f"There is no weights file {path}.")
@@ -55,11 +54,7 @@ def read(path: Path) -> Any:
 
 
 def refuse_page(path: Path) -> None:
-    """Refuse a file that is an HTML page: what Google Drive serves in place of a large or much wanted file.
-
-    Raises:
-        InputError: it is one.
-    """
+    """Raise InputError for an HTML page: what Google Drive serves in place of a large or much wanted file."""
     with path.open("rb") as file:
         start = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html")):
@@ -72,8 +67,7 @@ def refuse_page(path: Path) -> None:
 def state_dict(path: Path) -> dict[str, Tensor]:
     """Return the state dict in a weights file, at its top or under "state_dict", without a common "module.".
 
-    Raises:
-        InputError: what :func:`read` refuses, or no state dict there.
+    InputError: what :func:`read` refuses, or no state dict there.
     """
     content = read(path)
     state = content
@@ -91,8 +85,7 @@ def state_dict(path: Path) -> dict[str, Tensor]:
 def fill(model: nn.Module, path: Path) -> None:
     """Load a weights file into a model, every key of both; only the dead weights of TRADES's network are left out.
 
-    Raises:
-        InputError: what :func:`state_dict` refuses, or keys or shapes that do not fit.
+    InputError: what :func:`state_dict` refuses, or keys or shapes that do not fit.
     """
     state, own = state_dict(path), model.state_dict()
     dead = [name for name in state if name.startswith(_DEAD) and name not in own]

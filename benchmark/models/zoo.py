@@ -31,14 +31,11 @@ MODEL_DIR = Path("models")
 
 
 def zoo_dataset(dataset: Dataset) -> str:
-    """Return the zoo's name of the data set whose models classify this one.
+    """Return the zoo's name of the data set whose models classify this one, or raise InputError.
 
     The zoo's models are of CIFAR-10 or CIFAR-100, and take what looks like it, colour images of 32 x 32 pixels in 10
     or 100 classes: CIFAR itself, its JPEG edition, and files of later test sets such as CIFAR-10.1, whose classes come
     in CIFAR's order.
-
-    Raises:
-        InputError: any other data.
     """
     if dataset.num_classes not in DATASETS or dataset.image_shape != _IMAGE:
         raise InputError(
@@ -49,29 +46,20 @@ def zoo_dataset(dataset: Dataset) -> str:
 
 
 def model_ids(dataset: str, threat: ThreatModel) -> list[str]:
-    """Return the ids of the zoo's models of a data set that were trained against a norm.
-
-    Args:
-        dataset: one of RobustBench's names in DATASETS.
-        threat: the threat model, of which the zoo knows the norm.
-    """
+    """Return the ids of the zoo's models of a data set, one of DATASETS, that were trained against a threat's norm."""
     with imported() as robustbench:
         return list(_entries(robustbench, dataset, threat))
 
 
 def check(model_id: str, dataset: str, threat: ThreatModel, model_dir: Path = MODEL_DIR) -> list[Path]:
-    """Return the weights files of a model of the zoo, which must be there.
+    """Return the weights files of a model of the zoo; arguments as for :func:`load`.
 
-    Args:
-        model_id, dataset, threat, model_dir: as for :func:`load`.
-
-    Raises:
-        InputError: the zoo has no such model, or its weights are not there or an HTML page.
+    InputError tells that there is no such model, or that its weights are not there or an HTML page.
     """
     with imported() as robustbench:
         known = _entries(robustbench, dataset, threat)
         if model_id not in known:
-            raise InputError(_unknown(robustbench, model_id, dataset, threat))
+            raise InputError(_unknown(robustbench, known, model_id, dataset, threat))
         sources = _sources(known[model_id]["gdrive_id"], model_id, dataset, threat, model_dir)
         missing = [f"{source} at {path}" for path, source in sources.items() if not path.is_file()]
         if missing:
@@ -88,10 +76,8 @@ def load(model_id: str, dataset: str, threat: ThreatModel, model_dir: Path = MOD
 
     Args:
         model_id: such as ``Wang2023Better_WRN-28-10``.
-        dataset: one of RobustBench's names in DATASETS.
-        threat: the threat model, of which the zoo knows the norm.
-        model_dir: folder of the weights, laid out like MODEL_DIR; those of timm's models lie in torch's hub folder, as
-            RobustBench wants it.
+        dataset, threat: one of RobustBench's names in DATASETS; a threat model, of which the zoo knows the norm.
+        model_dir: laid out like MODEL_DIR; timm's models lie in torch's hub folder, as RobustBench wants it.
 
     Returns:
         Images [B,C,H,W] in [0,1] to logits [B,K]; on the CPU and in eval mode.
@@ -105,18 +91,7 @@ def load(model_id: str, dataset: str, threat: ThreatModel, model_dir: Path = MOD
 
 
 def from_zoo(model_id: str, threat: ThreatModel, model_dir: Path, dataset: Dataset, device: torch.device) -> Subject:
-    """Load a model of RobustBench's zoo and try it on a few test images.
-
-    Args:
-        model_id: id of the model in the zoo.
-        threat: the threat model, whose norm is part of its place in the zoo.
-        model_dir: folder of the weights, as for :func:`load`.
-        dataset: data set that the zoo's models classify, see :func:`zoo_dataset`.
-        device: where the model is evaluated.
-
-    Raises:
-        InputError: the zoo has no such model, it does not load, or the data are none of the zoo's.
-    """
+    """Load a model of the zoo as :func:`load` does, for data such as the zoo's, and try it on a few test images."""
     of = zoo_dataset(dataset)
     made_by = {"robustbench": release(), "model": f"{of}/{threat.norm}/{model_id}"}
     return external(
@@ -132,17 +107,9 @@ def from_zoo(model_id: str, threat: ThreatModel, model_dir: Path, dataset: Datas
 def load_exported(
     model_id: str, factory: Callable[[], nn.Module], weights: Path, dataset: str, threat: ThreatModel
 ) -> nn.Module:
-    """Load a model that is not in the zoo yet by RobustBench's own loader, as if it were.
+    """Load a model, the ``factory``'s with the ``weights`` of a torch file, by RobustBench's loader as if in the zoo.
 
-    Args:
-        model_id: id that the model is to have in the zoo.
-        factory: makes the network.
-        weights: a torch file, as the submission has it.
-        dataset: one of RobustBench's names in DATASETS.
-        threat: the threat model, of which the zoo knows the norm.
-
-    Raises:
-        InputError: the loader refuses the weights, or garbles their names.
+    InputError: the loader refuses the weights, or garbles their names.
     """
     with (
         imported() as robustbench,
@@ -183,8 +150,7 @@ def registered(
         yield
 
 
-def _unknown(robustbench: ModuleType, model_id: str, dataset: str, threat: ThreatModel) -> str:
-    known = _entries(robustbench, dataset, threat)
+def _unknown(robustbench: ModuleType, known: dict[str, Any], model_id: str, dataset: str, threat: ThreatModel) -> str:
     elsewhere = [
         f"{of.value} {norm.value}"
         for of, norms in robustbench.model_zoo.model_dicts.items()

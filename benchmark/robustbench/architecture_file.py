@@ -19,11 +19,6 @@ def source(claim: Claim, model: Classifier, config: BackboneConfig) -> str:
     """Return the source of a module that needs nothing of this project, with a class that makes the model.
 
     It consists of the source that made the model here, so that the two cannot drift apart.
-
-    Args:
-        claim: gives the names of the module's class and of the network.
-        model: the model, for its classes, image shape and normalisation.
-        config: the backbone of the model.
     """
     mean, std = ([float(value) for value in buffer.flatten()] for buffer in (model.mean, model.std))
     sources = [_Source(errors, ("InputError",)), _Source(splitting), _Source(wide_resnet)]
@@ -45,9 +40,8 @@ def source(claim: Claim, model: Classifier, config: BackboneConfig) -> str:
             f'WideResNet("{config.architecture}", {config.depth}, {config.widen}, {model.image_shape[0]}, '
             f'{model.num_classes}, "{config.norm}", {config.norm_momentum}, {config.energy_head})'
         )
-    comment = f"# {claim.rehearsal}\n" if claim.rehearsal else ""
     parts = [
-        f'{comment}"""{claim.model_id}: {claim.architecture}, with its input normalisation.\n\n'
+        f'{claim.comment}"""{claim.model_id}: {claim.architecture}, with its input normalisation.\n\n'
         'Trilemma (MIT licence) wrote it from the source that trained the model.\n"""\n\n'
         + "\n".join(["from __future__ import annotations", "", *_imports(sources)]),
         *(text for source in sources for text in source.definitions.values()),

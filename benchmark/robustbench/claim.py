@@ -67,6 +67,11 @@ class Claim:
         )
 
     @property
+    def comment(self) -> str:
+        """Comment at the top of a Python file of a rehearsal; else empty."""
+        return f"# {self.rehearsal}\n" if self.rehearsal else ""
+
+    @property
     def dataset(self) -> str:
         """RobustBench's name of the data set; a rehearsal stands in for CIFAR-10."""
         return "cifar10" if self.rehearsal else self.entry.dataset
@@ -121,19 +126,11 @@ class Claim:
         return None if worst == self.accuracy("autoattack") else worst
 
     def accuracy(self, metric: str, value: str = "accuracy") -> str:
-        """Return an accuracy as RobustBench writes it.
-
-        Raises:
-            InputError: the entry lacks it.
-        """
+        """Return an accuracy as RobustBench writes it, or raise InputError where the entry lacks it."""
         return percent(self.number(metric, value))
 
     def number(self, metric: str, value: str) -> float:
-        """Return a number of the entry.
-
-        Raises:
-            InputError: the entry lacks it.
-        """
+        """Return a number of the entry, or raise InputError where it lacks it."""
         found = self.entry.measurements[metric].values.get(value)
         if not isinstance(found, int | float):
             raise InputError(f'The measurement {metric} of the entry has no number "{value}".')

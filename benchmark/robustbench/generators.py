@@ -37,10 +37,7 @@ _TEMPLATE = """\
 def consume(model_info: Path, dataset: str, threat: ThreatModel) -> dict[str, str]:
     """Run RobustBench's own generators on a folder of model_info files.
 
-    Args:
-        model_info: folder, of any name, that holds ``<dataset>/<norm>/<model id>.json``.
-        dataset: one of RobustBench's names in DATASETS.
-        threat: the threat model, of which RobustBench knows the norm.
+    The folder holds ``<dataset>/<norm>/<model id>.json``, where the data set has RobustBench's name.
 
     Returns:
         Generator -> its text: ``list_available_models`` (Markdown), ``bibtex``, ``latex``, and ``leaderboard`` (HTML;

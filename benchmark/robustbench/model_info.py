@@ -27,10 +27,17 @@ LEADERBOARDS: dict[tuple[str, str], str] = {
 """Data set and norm of each leaderboard -> its eps, as RobustBench writes it."""
 
 _ID = re.compile(r"[A-Z][A-Za-z-]*(19|20)\d\d[A-Z][A-Za-z0-9-]*(_[A-Za-z0-9-]+)*")
-_EPS = re.compile(r"[1-9]\d*/255|\d+\.\d*[1-9]|[1-9]\d*")
-_PERCENT = re.compile(r"\d\.\d\d|[1-9]\d\.\d\d|100\.00")
-_VENUE = re.compile(r"N/A|\S.* (19|20)\d\d")
-_LINK = re.compile(r"https?://\S+")
+
+
+def _form(pattern: str, wanted: str) -> AfterValidator:
+    """Make a validator of text that matches a pattern as a whole; ``wanted`` tells what it should be."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"it should {wanted}")
+        return text
+
+    return AfterValidator(check)
 
 
 def _given(value: Any) -> Any:
@@ -47,32 +54,10 @@ def _line(text: str) -> str:
     return text
 
 
-def _percent(text: str) -> str:
-    if not _PERCENT.fullmatch(text):
-        raise ValueError('it should be a percentage with two decimals, such as "87.50"')
-    return text
-
-
-def _eps(text: str) -> str:
-    if not _EPS.fullmatch(text):
-        raise ValueError('it should be a fraction of 255 or a decimal, such as "8/255" or "0.5"')
-    return text
-
-
-def _venue(text: str) -> str:
-    if not _VENUE.fullmatch(text):
-        raise ValueError('it should end in a space and the year, such as "ICML 2024" or "arXiv, Jun 2024", or be "N/A"')
-    return text
-
-
-def _link(text: str) -> str:
-    if not _LINK.fullmatch(text):
-        raise ValueError("it should be an address that begins with http:// or https://")
-    return text
-
-
 Line = Annotated[str, AfterValidator(_line)]
-Percent = Annotated[str, AfterValidator(_percent)]
+_PERCENT = r"\d\.\d\d|[1-9]\d\.\d\d|100\.00"
+_TWO_DECIMALS = 'be a percentage with two decimals, such as "87.50"'
+Percent = Annotated[str, _form(_PERCENT, _TWO_DECIMALS)]
 Absent = BeforeValidator(_given)
 """Validator of a key that may be left out, but may not be null."""
 
@@ -80,7 +65,7 @@ Absent = BeforeValidator(_given)
 class Rehearsal(Strict):
     """Record of a model of any data set at any eps, for trying RobustBench's code on it."""
 
-    link: Annotated[str, AfterValidator(_link)]
+    link: Annotated[str, _form(r"https?://\S+", "be an address that begins with http:// or https://")]
     name: Line
     """Title of the paper."""
     authors: Line
@@ -90,12 +75,21 @@ class Rehearsal(Strict):
     number_forward_passes: Annotated[int, Field(ge=1)]
     """Number of forward passes for a prediction: more than 1 for ensembles."""
     dataset: str
-    venue: Annotated[Line, AfterValidator(_venue)]
+    venue: Annotated[
+        Line,
+        _form(
+            r"N/A|\S.* (19|20)\d\d",
+            'end in a space and the year, such as "ICML 2024" or "arXiv, Jun 2024", or be "N/A"',
+        ),
+    ]
     """Venue and year; the first word and the year go into the bibliography, which skips "N/A"."""
     architecture: Line
-    eps: Annotated[str, AfterValidator(_eps)]
+    eps: Annotated[
+        str,
+        _form(r"[1-9]\d*/255|\d+\.\d*[1-9]|[1-9]\d*", 'be a fraction of 255 or a decimal, such as "8/255" or "0.5"'),
+    ]
     clean_acc: Percent
-    reported: Annotated[str, AfterValidator(lambda text: text and _percent(text))]
+    reported: Annotated[str, _form(f"({_PERCENT})?", _TWO_DECIMALS)]
     """Robust accuracy that the paper reports; empty where it reports none."""
     autoattack_acc: Percent
     external: Annotated[Percent | None, Absent] = None
@@ -118,11 +112,7 @@ def percent(value: float) -> str:
 
 
 def check_id(model_id: str) -> str:
-    """Return a model's ID unchanged, or refuse it.
-
-    Raises:
-        InputError: it has not RobustBench's form.
-    """
+    """Return a model's ID unchanged, or raise InputError where it has not RobustBench's form."""
     if not _ID.fullmatch(model_id):
         raise InputError(
             f'"{model_id}" is no RobustBench model ID: write the first author, the year and the first word of the '
@@ -133,11 +123,7 @@ def check_id(model_id: str) -> str:
 
 
 def write(path: Path, record: Rehearsal) -> None:
-    """Write a record in the layout of RobustBench's files: keys in this order, indented by two, without a null.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write a record in the layout of RobustBench's files: keys in this order, indented by two, without a null."""
     content = record.model_dump(exclude_none=True)
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 

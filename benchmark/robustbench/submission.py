@@ -10,7 +10,6 @@ knows data sets by an enum, so that a rehearsal is registered as a model of CIFA
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -81,19 +80,15 @@ def export(
     device: torch.device | None = None,
     data: Path = Path("data"),
 ) -> Kit:
-    """Write the kit of an entry, and prove it.
+    """Write the kit of an entry, prove it, and return it, whether its proof holds or not.
 
     Args:
-        entry_file: the entry.
+        entry_file, paper: the entry, and details of its paper.
         model_id: in RobustBench's form, such as ``Wang2023Better_WRN-28-10``.
-        paper: details of the paper.
         checkpoint: weights file or run folder; None: the copy beside the entries.
         output: the folder to write; None: ``submissions/<model_id>``.
         device: where accuracies are counted; None: the CPU, where logits are compared in any case.
         data: folder of downloaded data sets.
-
-    Returns:
-        The kit, whether its proof holds or not.
 
     Raises:
         InputError: RobustBench would not take the entry, or what is given does not fit; nothing is written.
@@ -123,54 +118,50 @@ def export(
 
 
 def _accepted(entry: Entry, where: str) -> Protocol:
-    """Return the protocol of an entry that RobustBench would take, or that can rehearse it.
-
-    Raises:
-        InputError: RobustBench would not take it; the sentence says why.
-    """
-    if entry.subject.kind != "checkpoint":
-        raise InputError(f"{where} is of a model from elsewhere, whose architecture file is not ours to write.")
-    if entry.partial or entry.data.n < entry.data.of:
+    """Return the protocol of an entry that RobustBench would take, or that can rehearse it; else raise InputError."""
+    for refusal in _refusals(entry):
+        raise InputError(f"{where} {refusal}")
+    protocol = protocols.load(entry.protocol.id, entry.threat)
+    if protocol.hash != entry.protocol.hash:
         raise InputError(
-            f"{where} is partial, {entry.data.n} of {entry.data.of} test images, and RobustBench's numbers are of all."
+            f'{where} was measured under another "{entry.protocol.id}" than the one there is now (hash '
+            f"{entry.protocol.hash}, not {protocol.hash}): evaluate again."
         )
-    id_, threat = entry.protocol.id, ThreatModel.parse(entry.threat)
-    if entry.protocol.role != "standard":
-        raise InputError(
-            f'{where} was measured under "{id_}", a protocol of the role {entry.protocol.role}, and RobustBench '
-            "compares models under the standard attack alone."
+    return protocol
+
+
+def _refusals(entry: Entry) -> Iterator[str]:
+    """Yield the reasons for which RobustBench would not take an entry, the plainest first."""
+    if entry.subject.kind != "checkpoint":
+        yield "is of a model from elsewhere, whose architecture file is not ours to write."
+    n, of = entry.data.n, entry.data.of
+    if entry.partial or n < of:
+        yield f"is partial, {n} of {of} test images, and RobustBench's numbers are of all."
+    if (role := entry.protocol.role) != "standard":
+        yield (
+            f'was measured under "{entry.protocol.id}", a protocol of the role {role}, and RobustBench compares models '
+            "under the standard attack alone."
         )
     for metric in _NEEDED:
         found = entry.measurements.get(metric)
         if found is None:
-            raise InputError(f"{where} has no measurement {metric}, on which RobustBench's leaderboards rest.")
-        if found.status == "failed":
-            raise InputError(f"{where} is no result: its measurement {metric} failed ({found.error}).")
-        if "accuracy" not in found.verdicts:
-            raise InputError(f"{where} is older than verdicts per image, of which {metric} has none: evaluate again.")
+            yield f"has no measurement {metric}, on which RobustBench's leaderboards rest."
+        elif found.status == "failed":
+            yield f"is no result: its measurement {metric} failed ({found.error})."
+        elif "accuracy" not in found.verdicts:
+            yield f"is older than verdicts per image, of which {metric} has none: evaluate again."
+    threat = ThreatModel.parse(entry.threat)
     eps = LEADERBOARDS.get((entry.dataset, threat.norm))
     if eps is None and any(dataset == entry.dataset for dataset, _ in LEADERBOARDS):
-        raise InputError(
-            f"{where} is at {threat}, and RobustBench has no {threat.norm} leaderboard of {entry.dataset}."
-        )
+        yield f"is at {threat}, and RobustBench has no {threat.norm} leaderboard of {entry.dataset}."
     if eps is not None and threat != ThreatModel(threat.norm, Fraction(eps)):
-        raise InputError(
-            f"{where} was attacked at {threat}, and RobustBench's leaderboard of {entry.dataset} is for "
-            f"{threat.norm}:{eps}."
+        yield (
+            f"was attacked at {threat}, and RobustBench's leaderboard of {entry.dataset} is for {threat.norm}:{eps}."
         )
     if doubt := _flagged(entry, _STOCHASTIC):
-        raise InputError(
-            f"{where} is of a model whose answers differ, and RobustBench takes deterministic ones: {doubt}."
-        )
+        yield f"is of a model whose answers differ, and RobustBench takes deterministic ones: {doubt}."
     if doubt := _flagged(entry, _ADAPTED):
-        raise InputError(f"{where} is of a model that adapts to its input, which RobustBench does not take: {doubt}.")
-    protocol = protocols.load(id_, entry.threat)
-    if protocol.hash != entry.protocol.hash:
-        raise InputError(
-            f'{where} was measured under another "{id_}" than the one there is now (hash {entry.protocol.hash}, not '
-            f"{protocol.hash}): evaluate again."
-        )
-    return protocol
+        yield f"is of a model that adapts to its input, which RobustBench does not take: {doubt}."
 
 
 def _flagged(entry: Entry, words: tuple[str, ...]) -> str | None:
@@ -189,17 +180,13 @@ def _write(folder: Path, claim: Claim, record: Rehearsal, log: str, found: Check
     texts = {
         f"{claim.module}.py": architecture_file.source(claim, found.model, config),
         "zoo_entry.py": files.zoo_entry(claim),
-        "issue.md": files.issue(claim, _digest(folder / weights)),
+        "issue.md": files.issue(claim, bundle.file_digest(folder / weights)),
         "autoattack.log": log,
         "README.md": files.readme(claim),
     }
     for name, text in texts.items():
         write_text(folder / name, text)
-    return {name: _digest(folder / name) for name in (weights, place, *texts)}
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return {name: bundle.file_digest(folder / name) for name in (weights, place, *texts)}
 
 
 def evidenced(entry_file: Path, **arguments: Any) -> CheckResult:

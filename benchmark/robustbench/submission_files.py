@@ -24,11 +24,7 @@ _TITLES = dict(zip(STANDARD, ("APGD-CE", "APGD-T", "FAB-T", "Square"), strict=Tr
 
 
 def record(claim: Claim) -> Rehearsal:
-    """Return RobustBench's record of the model.
-
-    Raises:
-        InputError: the details of the paper have not the form that RobustBench needs.
-    """
+    """Return RobustBench's record of the model; raise InputError where details of the paper have not its form."""
     paper, title = claim.paper, claim.paper.title
     year = next(iter(re.findall(r"\d{4}", claim.model_id)), "")
     content: dict[str, object] = {
@@ -56,8 +52,7 @@ def record(claim: Claim) -> Rehearsal:
 
 def zoo_entry(claim: Claim) -> str:
     """Return the lines to paste into ``robustbench/model_zoo/<dataset>.py``."""
-    return (
-        f"{_comment(claim)}"
+    return claim.comment + (
         f"# For robustbench/model_zoo/{claim.dataset}.py: the import, and the entry for the dict "
         f"`{claim.threat.norm.lower()}`.\n"
         f"from robustbench.model_zoo.architectures.{claim.module} import {claim.factory}\n\n"
@@ -69,12 +64,7 @@ def zoo_entry(claim: Claim) -> str:
 
 
 def issue(claim: Claim, digest: str) -> str:
-    """Return RobustBench's issue template "New Model(s)", filled in, under its title.
-
-    Args:
-        claim: the model to submit.
-        digest: SHA-256 of the weights file.
-    """
+    """Return RobustBench's issue template "New Model(s)", filled in; ``digest``: SHA-256 of the weights file."""
     entry, paper = claim.entry, claim.paper
     reported = "" if paper.reported is None else f" (the paper reports {percent(paper.reported)}%)"
     known, masking = claim.external, entry.measurements.get("masking")
@@ -185,10 +175,6 @@ def readme(claim: Claim) -> str:
 
 def _version(entry: Entry, package: str) -> str:
     return str(entry.provenance.get("versions", {}).get(package))
-
-
-def _comment(claim: Claim) -> str:
-    return f"# {claim.rehearsal}\n" if claim.rehearsal else ""
 
 
 def _banner(claim: Claim) -> str:

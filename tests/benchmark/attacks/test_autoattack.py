@@ -66,7 +66,7 @@ def test_verdicts_are_those_of_the_package_alone(toy: Any, name: str, kind: str,
     if kind == "convolutional":
         y = model(x).argmax(1).where(torch.arange(12) > 1, y)
     ball, shard = ThreatModel.parse(threat), Shard(3, x, y, root=7)
-    x_adv, warnings = autoattack.attack(name, made.subject(model), ball, shard, 100, queries=QUERIES)
+    x_adv, _, warnings = autoattack.attack_and_classify(name, made.subject(model), ball, shard, 100, queries=QUERIES)
     assert warnings == []
 
     correct = model(x).argmax(1) == y
@@ -108,7 +108,7 @@ def test_batch_size_is_the_packages(toy: Any) -> None:
     model = made.model()
     model.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     shard = Shard(0, made.dataset.test.unit(), made.dataset.test.labels, root=0)
-    autoattack.attack("apgd_ce", made.subject(model), ThreatModel.parse("Linf:0.02"), shard, 4)
+    autoattack.attack_and_classify("apgd_ce", made.subject(model), ThreatModel.parse("Linf:0.02"), shard, 4)
     assert max(seen) == 4
 
 
@@ -119,7 +119,7 @@ def test_logits_that_are_not_finite_are_an_error(toy: Any) -> None:
         model.weight[0, 0] = torch.nan
     shard = Shard(0, made.dataset.test.unit(), made.dataset.test.labels, root=0)
     with pytest.raises(FloatingPointError, match="not finite"):
-        autoattack.attack("square", made.subject(model), ThreatModel.parse("Linf:0.02"), shard, 100)
+        autoattack.attack_and_classify("square", made.subject(model), ThreatModel.parse("Linf:0.02"), shard, 100)
 
 
 def test_perturbation_outside_the_threat_model_is_an_error() -> None:
@@ -163,5 +163,7 @@ def test_warnings_of_the_package_are_returned(toy: Any) -> None:
     made = toy(images=4)
     shard = Shard(0, made.dataset.test.unit(), made.dataset.test.labels, root=0)
     subject = made.subject(Noisy(made.model()))
-    _, warnings = autoattack.attack("square", subject, ThreatModel.parse("Linf:0.2"), shard, 100, queries=10)
+    *_, warnings = autoattack.attack_and_classify(
+        "square", subject, ThreatModel.parse("Linf:0.2"), shard, 100, queries=10
+    )
     assert [text.split("!")[0] for text in warnings] == ["it seems to be a randomized defense"]

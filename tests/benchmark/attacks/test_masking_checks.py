@@ -141,7 +141,6 @@ def test_numbers_are_percent_and_bounds_are_what_they_are_held_against() -> None
         (masking_checks.unbounded(None), masking_checks.NO_GRADIENT),
         (masking_checks.large_radius(None, 1.0), masking_checks.NO_GRADIENT),
         (masking_checks.large_radius(count(50), 0.1), "the sweep ends below 25 %"),
-        (masking_checks.monotone(None), masking_checks.NO_GRADIENT),
         (masking_checks.monotone([]), masking_checks.NO_GRADIENT),
         (masking_checks.one_step(None, None), masking_checks.NO_GRADIENT),
         (masking_checks.iterations(None, count(40)), "no attack of more iterations"),

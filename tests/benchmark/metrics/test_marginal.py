@@ -57,7 +57,7 @@ def test_verdicts_are_those_of_each_attack_and_of_the_closed_form(toy: Any, prot
             part = slice(10 * index, 10 * index + 10)
             shard = Shard(index, x[part], y[part], root=0)
             with torch.random.fork_rng():
-                x_adv, _ = autoattack.attack(name, made.subject(), threat, shard, 10)
+                x_adv, *_ = autoattack.attack_and_classify(name, made.subject(), threat, shard, 10)
             assert samples[f"correct_{name}"][part].tolist() == (made.model()(x_adv).argmax(1) == y[part]).tolist()
         # A linear classifier is broken within the radius of its margin, and never beyond.
         assert not (robust.numpy() & ~samples[f"correct_{name}"]).any()

@@ -16,9 +16,9 @@ from benchmark.models.input_domain import (
     NORMALISED,
     SYMMETRIC,
     Domain,
+    candidates,
     domain_finding,
     expected,
-    input_domain,
     try_domains,
 )
 from benchmark.models.output_probes import input_noise, noise
@@ -301,7 +301,7 @@ def test_expected_domain_is_found_and_its_conversion_cures(
     """What a network expects is undone before it: in its own domain it is the honest network again."""
     mean, std = (torch.tensor([float(v) for v in part]).view(-1, 1, 1) for part in (domain.mean, domain.std))
     model = Then(network, before=lambda v: v * std.to(v) + mean.to(v)).eval()
-    trials = try_domains(model, x, y)
+    trials = try_domains(model, x, y, candidates(3))
     finding = domain_finding(trials)
     assert finding.severity == "problem"
     assert f"expects inputs {'in' if domain.name[0] == '[' else 'after'} {domain.name}, not [0,1]" in finding.sentence
@@ -329,7 +329,7 @@ def test_detached_part_that_the_gradient_knows_nothing_of_is_found(x: Tensor) ->
 
 def test_domains_that_the_images_cannot_tell_apart_are_named(network: nn.Module, x: Tensor, y: Tensor) -> None:
     model = Then(network, before=lambda v: v * 0.247 + 0.48).eval()
-    sentence = input_domain(model, x, y).sentence
+    sentence = domain_finding(try_domains(model, x, y, candidates(3))).sentence
     assert "these images do not tell it from" in sentence
     assert sum(domain.name in sentence for domain in NORMALISED) >= 2
     assert BYTES.name not in sentence

@@ -258,7 +258,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
     dataset = Dataset("cifar10", tuple("abcdefghij"), images, images, images, (0.5,) * 3, (0.25,) * 3)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(bundle, "measured_on", lambda *_: dataset)
+        patched.setattr(submission, "measured_on", lambda *_: dataset)
         options = [*PAPER, "--checkpoint", str(root / "weights.safetensors"), "--reported", "55"]
         return exported(root / "entry.json", "One2026Title", root / "kit", *options)
 
