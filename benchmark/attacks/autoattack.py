@@ -5,8 +5,6 @@ and K - 1 targets where there are fewer than ten classes (its nine do not exist 
 traces in the process undone, and the size of its perturbation is measured again.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from typing import Literal, cast

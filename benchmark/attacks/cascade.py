@@ -5,8 +5,6 @@ The package `pyautoattack` is observed from outside and not changed: every verdi
 (:mod:`benchmark.attacks.early_stopping`).
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -15,8 +15,6 @@ The network of the search may be faster and less exact than the one that is atta
 put to the exact network first. Where that one disagrees, the attack gets its logits, and goes on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any

@@ -5,8 +5,6 @@ far more than that factor (on a CPU, for 64 channels of 32x32 pixels, it takes s
 derivative thousands of times. Their verdicts come from the network itself.
 """
 
-from __future__ import annotations
-
 import copy
 
 import torch

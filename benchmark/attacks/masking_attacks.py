@@ -4,8 +4,6 @@ Finite differences are taken over steps of eps/50, where attacks move, and not o
 even k-WTA (Xiao et al. 2020) is smooth.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace

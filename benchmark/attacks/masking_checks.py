@@ -12,8 +12,6 @@ share explains at the level :data:`LEVEL` (exact one-sided binomial test): it is
 10,000. No threshold is a model's or a data set's own.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Jobs, and the messages of a worker about the job that it does."""
 
-from __future__ import annotations
-
 import io
 import traceback
 from abc import ABC, abstractmethod

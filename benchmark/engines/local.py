@@ -1,7 +1,5 @@
 """Workers of this machine: this process, or several processes that are kept from job to job."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

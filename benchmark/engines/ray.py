@@ -1,7 +1,5 @@
 """Workers on a Ray cluster whose nodes see the folders of this machine under the same names."""
 
-from __future__ import annotations
-
 import logging
 import os
 import secrets

@@ -1,7 +1,5 @@
 """Order of jobs: which is done next, by which worker, and what happens when it fails or its worker dies."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import closing

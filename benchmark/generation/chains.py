@@ -1,7 +1,5 @@
 """Markov chains that sample a checkpoint's density: their sampler, their energy, and BatchNorm's mode meanwhile."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, cast

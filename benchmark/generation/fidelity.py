@@ -10,8 +10,6 @@ project's reference networks (:mod:`benchmark.models.reference`), registered wit
 is not used: features of the reference images are kept in the store, by the images' digest.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

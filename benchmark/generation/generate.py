@@ -5,8 +5,6 @@ class, and descends the checkpoint's joint energy E(x, y). Wang et al. (2023; wz
 fifth of their images in which a standard network is most confident of the wanted class: ``scorer`` and ``keep``.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Reference classifiers: trained apart from every subject, they tell the class of a generated image."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass

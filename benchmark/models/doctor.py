@@ -5,8 +5,6 @@ Robustness is quoted at an eps, and an eps has units. A network that takes its i
 adds noise to the images it attacks. The doctor finds such things by :mod:`benchmark.models.probes`.
 """
 
-from __future__ import annotations
-
 import textwrap
 from dataclasses import dataclass
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """Your own model: a factory in a file or a module, or a network of timm, filled with weights."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import importlib.util

@@ -1,7 +1,5 @@
 """Finding of a probe, and the context in which a probe calls a model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Probes of input gradients, on which attacks rely: that they exist, are not zero, and are those of the outputs."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Probes of a model's outputs: whether they are logits, and a function of the image alone."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -5,8 +5,6 @@ as it is, in the mode it is in, and leaves it, its buffers and torch's random st
 the model raises; :func:`probe` runs them all and turns even that into a finding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

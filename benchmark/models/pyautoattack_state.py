@@ -4,8 +4,6 @@ AutoAttack's attacks (:mod:`benchmark.attacks.autoattack`) and the stand-in that
 (:mod:`benchmark.models.robustbench_import`) run the package inside :func:`contained`.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 import warnings

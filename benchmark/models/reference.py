@@ -16,8 +16,6 @@ and for CIFAR-10, on its JPEG edition, likewise with seed 0 and
     --set train.epochs=5 --set train.warmup_steps=400 --set train.validate_every=5
 """
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import cast

@@ -4,8 +4,6 @@ The release on PyPI, 1.1.1, does not import in an installation of today. Each fu
 lacks, and is called only where that is missing: a release or an installation that is whole is used as it is.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import os

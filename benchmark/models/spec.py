@@ -1,7 +1,5 @@
 """Data sets and models by name: small values with which any process loads the same ones."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Subjects: the models that are evaluated, from this project's checkpoints or from elsewhere."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """timm's classifiers as models to evaluate, ``--model timm:NAME --weights FILE``: from pixels, and never downloaded."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any

@@ -1,7 +1,5 @@
 """Weights files from elsewhere: read without running what they hold, and refused in one sentence."""
 
-from __future__ import annotations
-
 import argparse
 import codecs
 import pickle

@@ -1,7 +1,5 @@
 """RobustBench's model zoo (Croce et al. 2021): its models, from weights that are there already, by its own loader."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Architecture file of a submission: the model's network as a Python module that needs nothing of this project."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Claim of a submission to RobustBench: an entry and the details of its paper, under RobustBench's names."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """RobustBench's own generators of its tables, run on model_info files as they would be there."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import shutil

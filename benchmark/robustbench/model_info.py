@@ -5,8 +5,6 @@ out. RobustBench does not validate them, and on a value of another form its gene
 wrong sign. So everything is checked here.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

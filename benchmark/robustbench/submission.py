@@ -8,8 +8,6 @@ Data sets without a leaderboard there give a *rehearsal*: the same files and the
 knows data sets by an enum, so that a rehearsal is registered as a model of CIFAR-10; its record says what it is of.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

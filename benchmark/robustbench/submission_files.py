@@ -1,7 +1,5 @@
 """Text files of a submission kit for RobustBench: pure functions of a claim."""
 
-from __future__ import annotations
-
 import html
 import re
 

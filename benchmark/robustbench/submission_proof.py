@@ -5,8 +5,6 @@ is imported only after that, and from the place that the job names. FOLDER holds
 goes to found.json there: a step's findings by its name, or {"error": why it broke}.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import sys
