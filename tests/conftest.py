@@ -3,7 +3,8 @@
 Each JSON file there holds numbers that the authors' released code computed, in float64, on exactly these
 tensors and this network, and names the repository and commit. Noise that their code draws was replaced by
 ``noise`` below. Of the gradient entries whose sign they take, none is smaller than 2e-4 of the mean, so that
-rounding in float32 turns none of them.
+rounding in float32 turns none of them. Tests in float32 agree within 1e-5: the longest sums of the network are
+128 products, each rounded by 2^-24, in all 7.6e-6 on any processor; the activations have no kink.
 """
 
 import json

@@ -15,7 +15,8 @@ LITERAL = {"inner_steps": 5, "step_size": 0.05}
 
 
 def chains(make_method: Callable[..., Method], model: Classifier, batch: Batch, **sampler: Any) -> Tensor:
-    return make_method("jempp", {"negatives": {"sampler": sampler}}).inner(model, batch)["x_q"]
+    method = make_method("jempp", {"negatives": {"sampler": sampler}}).to(model.mean.dtype)
+    return method.inner(model, batch)["x_q"]
 
 
 @pytest.mark.parametrize("settings", [{"architecture": "jem-wrn", "normalize": "half"}, {}])
@@ -34,10 +35,15 @@ def test_literal_loop_is_the_exact_step(
 
 
 def test_ten_steps_of_either_end_alike(
-    make_method: Callable[..., Method], network: Callable[..., Classifier], batch: Batch
+    make_method: Callable[..., Method],
+    network: Callable[..., Classifier],
+    batch: Batch,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ends = [chains(make_method, network(), batch, **sampler) for sampler in ({}, LITERAL)]
-    torch.testing.assert_close(ends[1], ends[0], atol=1e-5, rtol=0)
+    # In float64 throughout: in float32 rounding moves a unit over the kink of its activation within so many steps.
+    monkeypatch.setattr(Classifier, "_cast", lambda self, function, x: function(x))
+    ends = [chains(make_method, network().double(), batch, **sampler) for sampler in ({}, LITERAL)]
+    torch.testing.assert_close(ends[1], ends[0], atol=1e-9, rtol=0)
 
 
 def test_literal_loop_moves_the_statistics_as_the_step_does(
