@@ -25,7 +25,7 @@ class Chains:
     mode: Literal["train", "eval"] = "train"
     """BatchNorm while sampling; train moves its running statistics (JEM++, SADAJEM), eval does not (JEM)."""
     start: StartName = "class_gaussian"
-    """Of new chains: a Gaussian per class, one Gaussian, uniform noise, or principal components."""
+    """Start of new chains: a Gaussian per class, one Gaussian, uniform noise, or principal components."""
     buffer_size: int = 10_000
     """Chains that persist."""
     restart_probability: float = 0.05

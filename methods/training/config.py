@@ -32,7 +32,7 @@ class SelectAttack:
     """The attack under which validation picks the best epoch: PGD, step eps/4, uniform start, eval mode."""
 
     steps: int = 10
-    """Of the benchmark: 10; Bag of Tricks and AWP: 20; Gowal et al.: 40."""
+    """Number of PGD steps; the benchmark: 10; Bag of Tricks and AWP: 20; Gowal et al.: 40."""
     objective: Literal["ce", "margin"] = "ce"
     """Cross-entropy, or the margin max_k z_k - z_y (Gowal et al.)."""
 
@@ -147,7 +147,7 @@ class Generated:
     file: str | None = None
     """An .npz file with the arrays image and label; null: real images only."""
     share: float = 0.7
-    """Of each batch; Gowal et al. and Wang et al.: .7."""
+    """Share of generated images in each batch; Gowal et al. and Wang et al.: .7."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1:
@@ -172,9 +172,9 @@ class DataConfig:
     size: int | None = None
     """Side in pixels to which an image folder is resized."""
     augment: Augment = field(default_factory=Augment)
-    """Of the labelled path."""
+    """Augmentation of the labelled images."""
     density: Augment = field(default_factory=Augment)
-    """Of the p(x) path."""
+    """Augmentation of the images for p(x)."""
     density_batch: int | None = None
     """Images a step on the p(x) path; as many as labelled ones if null."""
     generated: Generated = field(default_factory=Generated, metadata=LATER)

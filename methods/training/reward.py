@@ -33,9 +33,9 @@ class Reward:
     label_mass: float = 0.7
     """Probability of the true class in the step's targets, the rest on the others; LAS-TRADES: 1, labels."""
     weight_decay: float = 5e-4
-    """Of the step."""
+    """Weight decay of the step."""
     attack: PGD = field(default_factory=lambda: PGD(steps=10, step_size=0.25, restarts=2))
-    """Of the stepped model."""
+    """Attack on the stepped model."""
 
     def __post_init__(self) -> None:
         for name in ("w_robust", "w_clean", "limit", "weight_decay"):

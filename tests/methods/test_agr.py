@@ -133,7 +133,7 @@ def test_before_its_share_of_the_training_the_update_is_the_base_s(
 def test_around_awp_both_gradients_are_those_at_the_perturbed_weights(
     make_method: MakeMethod, network: Network, batch: Batch
 ) -> None:
-    """Of adversarial-training.md, 2.9 (c): their clean loss is computed at theta and differentiated at theta + v."""
+    """Trap 2.9 (c) of adversarial-training.md: the clean loss is computed at theta and differentiated at theta + v."""
     found = step(make_method("agr", ACTIVE | {"base": "awp"}), network(), batch)
     model = network()
     with fixed_statistics(model):

@@ -26,7 +26,7 @@ from methods.errors import InputError
 
 STANDARD = load("standard-v1", "Linf:0.04")
 SIDE = 12
-"""Of the images: four quadrants of 36 pixels, so that noise hardly moves their means."""
+"""Layout of the images: four quadrants of 36 pixels, so that noise hardly moves their means."""
 
 
 class Quadrants(nn.Module):

@@ -184,9 +184,9 @@ def test_a_step_is_that_of_one_device(
 SINGLE = {"mebm"}
 """Whose energy head computes in float32 alone; no gradient of it passes a sign, and the longest sums have 576 terms."""
 ROUNDING = 1e-5
-"""Of a step, relative and absolute. Networks compute in float64, so that no sign of an attack turns. Logits are cast
-to float32: a loss and its gradient are sums of up to 32 images and 10 classes, each rounded by 2^-24, in all 2.5e-6,
-and a gradient that is weighed by 6 (TRADES) may be four times as large as what it is a part of."""
+"""Tolerance of a step, relative and absolute. Networks compute in float64, so that no sign of an attack turns. Logits
+are cast to float32: a loss and its gradient are sums of up to 32 images and 10 classes, each rounded by 2^-24, in all
+2.5e-6, and a gradient that is weighed by 6 (TRADES) may be four times as large as what it is a part of."""
 
 
 def close(found: dict[str, Tensor], expected: dict[str, Tensor], case: str) -> None:
