@@ -60,6 +60,7 @@ def reproduce(
     of_gap |= {"--dataset": dataset, "--threat": threat, "--protocol": protocol, "--limit": limit, "--which": which}
     if target == "gap":
         _refuse_options(target, of_tables, of_gap)
+        from benchmark.results.layout import GAP, REPRODUCTION
         from benchmark.runs.evaluate import Question
         from benchmark.studies import gap
 
@@ -70,7 +71,7 @@ def reproduce(
             Question(dataset, threat, protocol),
             Measuring(limit=limit, which=kind).evaluation(engine, device),
             runs=runs,
-            folder=leaderboards / "reproduction" / "gap",
+            folder=leaderboards / REPRODUCTION / GAP,
         )
         for line in (*gap.lines(found), *written):
             typer.echo(line)

@@ -26,6 +26,8 @@ ENTRIES, PICTURES, BUNDLES, MASKING_POWER, ABLATIONS = "entries", "samples", "ev
 """Names of the folders in that of a table."""
 WEIGHTS = "weights"
 """Name of the folder beside the tables of a data set."""
+STORE = "measurements"
+"""Name of the folder of the store, in that of the runs."""
 REPRODUCTION, ATTACKS, GAP = "reproduction", "attacks", "gap"
 """Names of the folders of a paper's tables, of their entries that no leaderboard is about, and of the gap."""
 

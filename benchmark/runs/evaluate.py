@@ -13,6 +13,7 @@ from benchmark.evaluation.runner import measure_part
 from benchmark.models.spec import DataSpec, ModelSpec
 from benchmark.models.subject import Subject
 from benchmark.results.entry import Measurement
+from benchmark.results.layout import STORE
 from benchmark.runs.jobs import Evaluation, evaluation_job, failed_metrics
 from benchmark.specs import protocol as protocols
 from benchmark.specs import recipes, registry
@@ -159,4 +160,4 @@ def _print_result(
     if n < len(data.test):
         print(f"partial: the first {n} of {len(data.test)} test images")
     print(f"protocol: {protocol.id} ({protocol.hash})")
-    print(f"outcomes per image: {runs / 'measurements'}")
+    print(f"outcomes per image: {runs / STORE}")

@@ -17,6 +17,7 @@ from benchmark.evaluation.shards import Shards
 from benchmark.models.spec import DataSpec, ModelSpec, Which
 from benchmark.models.subject import Subject
 from benchmark.results.entry import Measurement, SubjectInfo
+from benchmark.results.layout import STORE
 from benchmark.results.store import Store
 from benchmark.specs.protocol import Protocol
 from methods.training.config import Experiment
@@ -131,9 +132,8 @@ class EvaluationJob(Job):
         if self.model.missing:
             return None
         todo = self.shards(kept)
-        subject = todo[0].subject
         if self.part is None:
-            return Measured(measure(todo), describe(subject, self.model), provenance(subject.device))
+            return self._measured(todo)
         total = sum(sum(shard in self.part for shard in range(len(data))) for data in todo)
         with progress(self.title, total) as advance:
             # A metric that reuses another's shards reports them again.
@@ -151,12 +151,15 @@ class EvaluationJob(Job):
         todo = self.shards(kept, engine.here)
         # A single shard is no reason to start processes; but a cluster may have another device.
         if engine.alone or pending(todo) < (2 if engine.here else 1):
-            subject = todo[0].subject
-            return Measured(measure(todo), describe(subject, self.model), provenance(subject.device))
+            return self._measured(todo)
         ended = list(engine.run(self.parts(len(todo[0].images)), {}, self.store.parent))
         if failures := [finished.error for finished in ended if finished.error is not None]:
             raise WorkFailed(failures[0])
         return ended[-1].value
+
+    def _measured(self, todo: list[Shards]) -> Measured:
+        subject = todo[0].subject
+        return Measured(measure(todo), describe(subject, self.model), provenance(subject.device))
 
 
 def evaluation_job(
@@ -168,7 +171,7 @@ def evaluation_job(
         data=data,
         protocol=protocol,
         evaluation=evaluation,
-        store=runs / "measurements",
+        store=runs / STORE,
         name=(job.get("run", 0), None),
         title=f"evaluate {title}",
         kind="assembly",

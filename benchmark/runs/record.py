@@ -6,7 +6,7 @@ from typing import Any
 from benchmark.evaluation import bundle
 from benchmark.leaderboard import sample_grids
 from benchmark.results.entry import DataInfo, Entry, ProtocolInfo, SubjectInfo
-from benchmark.results.layout import picture_path, write_entry
+from benchmark.results.layout import STORE, picture_path, write_entry
 from benchmark.results.store import Store
 from benchmark.results.training_record import training_record
 from benchmark.runs.jobs import Measured
@@ -25,7 +25,7 @@ def record(run: Run, measured: Measured) -> Path:
     assert run.evaluation is not None
     assert run.protocol is not None
     assert run.leaderboards is not None
-    dataset, store = run.plan.data(run.experiment), Store(run.plan.runs / "measurements")
+    dataset, store = run.plan.data(run.experiment), Store(run.plan.runs / STORE)
     entry = _entry(run, measured)
     # A bundle holds what was added to the test images, and `verify` does not know their noise.
     kept = run.evidence and not run.protocol.noise

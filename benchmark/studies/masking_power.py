@@ -23,7 +23,7 @@ from benchmark.evaluation.shards import percent
 from benchmark.metrics import masking, pgd, sweep
 from benchmark.models.spec import DEFAULT_THREAT, DataSpec
 from benchmark.models.subject import Subject, from_checkpoint
-from benchmark.results.layout import MASKING_POWER, read_entries, table_folder, weights_path
+from benchmark.results.layout import MASKING_POWER, STORE, read_entries, table_folder, weights_path
 from benchmark.results.store import Store
 from benchmark.specs.protocol import Protocol, default, threat_of
 from benchmark.studies import planted_failures
@@ -70,7 +70,7 @@ def measure_power(
             (collapsed if entry.training.get("collapse") else honest)[path] = entry
     if not honest:
         raise InputError(f"No entry of {data.name} at {chosen} below {leaderboards} has its weights beside it.")
-    output, store = folder / MASKING_POWER, runs / "measurements"
+    output, store = folder / MASKING_POWER, runs / STORE
     found = study(
         list(honest), data, output, collapsed=list(collapsed), threat=chosen, device=place, engine=engine, store=store
     )
